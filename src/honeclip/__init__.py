@@ -1,0 +1,42 @@
+"""honeclip fine-tunes CLIP on the image-text pairs of one field, on the machine you have.
+
+Names are imported when they are first used, so that `import honeclip` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from honeclip.evaluation.evaluate import Report, evaluate
+    from honeclip.model.clip import Clip
+    from honeclip.model.load import load
+    from honeclip.stepping.step import StepResult, cached_step
+    from honeclip.training.run import Run, fit
+
+__all__ = ["Clip", "Report", "Run", "StepResult", "cached_step", "evaluate", "fit", "load"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Clip": "honeclip.model.clip",
+    "Report": "honeclip.evaluation.evaluate",
+    "Run": "honeclip.training.run",
+    "StepResult": "honeclip.stepping.step",
+    "cached_step": "honeclip.stepping.step",
+    "evaluate": "honeclip.evaluation.evaluate",
+    "fit": "honeclip.training.run",
+    "load": "honeclip.model.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'honeclip' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

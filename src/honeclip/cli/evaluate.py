@@ -1,0 +1,66 @@
+"""`honeclip evaluate`: a model's scores on one split of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from honeclip.evaluation.report import Report
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run, a checkpoint, or any model source.", metavar="MODEL")],
+    data: Annotated[str, typer.Option("--data", help="Manifest, or a folder with a pairs.csv.", metavar="D")],
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="Domain name or file; the model's own, else general.", metavar="N")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print METRICS as one JSON object.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and the example pictures.", min=0)] = 0,
+) -> None:
+    """Score a model on one split: retrieval both ways and zero-shot, with 95 % intervals.
+
+    Example: honeclip evaluate runs/a --data pairs.csv --out report
+    """
+    from honeclip.cli.output import emit, say
+
+    from honeclip.evaluation.evaluate import evaluate_model
+
+    report = evaluate_model(model, data, split=split, domain=domain, device=device, seed=seed)
+    if out is not None:
+        say(f"report: {report.save(out)}")
+    if as_json:
+        emit(report.metrics)
+    else:
+        _print(report)
+
+
+def _print(report: Report) -> None:
+    """The table of scores on standard output, and the verdict above it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from honeclip.evaluation import wording
+
+    console = Console(highlight=False, markup=False)
+    console.print(wording.verdict(None, report.metrics, None))
+    scores: dict[str, Any] = wording.table(None, report.metrics, None, report.answers)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in ("value", "95 % interval", "chance"):
+        table.add_column(name, justify="right")
+    for group in scores["groups"]:
+        table.add_row(group["title"], style="bold")
+        for row in group["rows"]:
+            value, chance = row["cells"]
+            table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}")

@@ -1,0 +1,283 @@
+"""The config of a run: TOML sections with units and defaults, read strictly, every fault at once.
+
+It is known to training and the command line only: everything below takes plain arguments. A value comes from the
+default, the config file, or `--set section.key=value`, in that order, and a fault says from which of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from honeclip import schedule
+from honeclip.errors import ConfigError
+
+
+def _duration(value: Any) -> Any:
+    schedule.parse(value)
+    return value
+
+
+def _duration_or_auto(value: Any) -> Any:
+    return value if value == "auto" else _duration(value)
+
+
+def _strictly_number(value: Any) -> Any:
+    """TOML knows numbers from text: "3" in quotes is no number, and true is no 1."""
+    if isinstance(value, bool) or (isinstance(value, str) and value != "auto"):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+Steps = Annotated[str | int, AfterValidator(_duration)]
+Length = Annotated[str | int, AfterValidator(_duration_or_auto)]
+Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
+Positive = Annotated[int, BeforeValidator(_strictly_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_strictly_number), Field(ge=0)]
+
+
+class Section(BaseModel):
+    """One table of the file: frozen, and no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    """`[data]`: what to train on."""
+
+    path: str = Field("", description="manifest (CSV, TSV, JSONL, Parquet), folder with a pairs.csv, or shards")
+    domain: str = Field("general", description="a domain's name or file (`honeclip domains`)")
+    columns: dict[str, str] = Field({}, description="other column names, for example {image = 'photo'}")
+    max_bad_fraction: Share = Field(0.01, description="share of broken rows above which the run ends")
+    workers: Literal["auto"] | Count = Field("auto", description="decoding processes")
+
+
+class Model(Section):
+    """`[model]`: what to start from and which parts of it learn."""
+
+    source: str = Field("starter", description="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME")
+    freeze: Literal["auto", "none", "image", "text", "towers"] = Field(
+        "auto", description="bodies that stay as they are (auto: both for starter, none for a CLIP)"
+    )
+    context_length: Literal["native"] | Positive = Field("native", description="text length in tokens")
+
+
+class Train(Section):
+    """`[train]`: how long, how much at once, how fast."""
+
+    length: Length = Field(
+        "auto", description="steps, epochs, or minutes (auto: enough for the data, at least 60 steps)"
+    )
+    batch: Positive = Field(256, description="effective batch in pairs; lowered to the rows where there are fewer")
+    patience: Count = Field(0, description="evaluations without a better score before the run ends (0: never)")
+    lr: Literal["auto"] | Annotated[float, BeforeValidator(_strictly_number), Field(gt=0)] = Field(
+        "auto", description="peak learning rate (auto: heads 1e-3, whole towers 1e-5)"
+    )
+    weight_decay: Annotated[float, BeforeValidator(_strictly_number), Field(ge=0)] = Field(
+        0.1, description="decoupled; none on norms, biases, scales"
+    )
+    warmup: Steps = Field("5%", description="duration of the linear warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    seed: Count = Field(0, description="decides order, augmentation, dropout and fresh heads")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field("auto", description="fp64: CPU only, for proofs")
+    grad_clip: Annotated[float, BeforeValidator(_strictly_number), Field(ge=0)] = Field(
+        1.0, description="largest global gradient norm (0: no clipping)"
+    )
+
+
+class Loss(Section):
+    """`[loss]`: what is minimised."""
+
+    kind: Literal["infonce", "siglip"] = Field("infonce", description="contrastive loss")
+    temperature: Literal["learned", "fixed"] = Field("learned", description="whether the logit scale learns")
+    targets: Literal["captions", "pairs"] = Field(
+        "captions", description="captions: equal captions or images are positives of each other; pairs: the diagonal"
+    )
+    tile: Literal["auto"] | Positive = Field("auto", description="rows of the logits held at once")
+
+
+class Memory(Section):
+    """`[memory]`: how fast, never what."""
+
+    budget_gb: Literal["auto"] | Annotated[float, BeforeValidator(_strictly_number), Field(gt=0)] = Field(
+        "auto", description="memory of the training process in GB (1e9 bytes)"
+    )
+    micro_batch: Literal["auto"] | Positive = Field("auto", description="pairs through a tower at once")
+    keep: Literal["auto"] | Count = Field("auto", description="micro-batches whose graphs stay from the first pass")
+
+
+class Resolution(Section):
+    """`[resolution]`: the image size in pixels."""
+
+    stages: Literal["native"] | Positive = Field("native", description="native, or one size in pixels")
+
+
+class Evaluate(Section):
+    """`[evaluate]`: scores while training."""
+
+    every: Steps = Field("10%", description="duration between evaluations on val")
+
+
+class Checkpoint(Section):
+    """`[checkpoint]`: what survives."""
+
+    every: Steps = Field("10%", description="duration between saves; shares not oftener than every 60 s")
+    keep_last: Positive = Field(2, description="newest checkpoints kept")
+    keep_best: bool = Field(True, description="whether the best one is kept as well")
+
+
+class Report(Section):
+    """`[report]`: what the report shows."""
+
+    pictures: bool = Field(True, description="example pictures in the report")
+
+
+class Config(Section):
+    """Everything that decides a run. `RUN/run.toml` is one of these, written out in full."""
+
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    loss: Loss = Loss()
+    memory: Memory = Memory()
+    resolution: Resolution = Resolution()
+    evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoint = Checkpoint()
+    report: Report = Report()
+
+
+def keys() -> dict[str, Any]:
+    """Every `section.key` and its default."""
+    return {
+        f"{section}.{key}": field.default
+        for section, table in Config.model_fields.items()
+        for key, field in type(table.default).model_fields.items()
+    }
+
+
+def describe() -> str:
+    """One line a key, with default and meaning, for `honeclip fit --help`."""
+    lines = []
+    for section, table in Config.model_fields.items():
+        for key, field in type(table.default).model_fields.items():
+            lines.append(f"{section}.{key} = {_toml_value(field.default)}: {field.description}")
+    return "\n".join(lines)
+
+
+def load(
+    file: Path | None = None, sets: Iterable[str] = (), values: Mapping[str, Mapping[str, Any]] | None = None
+) -> Config:
+    """The config from defaults, then `file`, then `values` (options and Python callers), then `sets`.
+
+    Args:
+        file: a TOML file with any of the sections.
+        sets: `section.key=value` texts; the value is TOML, or else a bare string.
+        values: nested mapping, the same sections and keys.
+
+    Raises:
+        ConfigError: every unknown key and wrong value at once, each with its origin and the nearest known key.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    faults: list[str] = []
+    if file is not None:
+        _merge(merged, origins, faults, _read(file), str(file))
+    _merge(merged, origins, faults, values or {}, "options")
+    for text in sets:
+        _merge(merged, origins, faults, _one_set(text, faults), f"--set {text}")
+    config = Config()
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        faults += [_fault(one, origins) for one in _one_each(error.errors())]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """`section.key` -> (old, new) where two configs differ."""
+    return {
+        key: (a, b)
+        for key in keys()
+        if (a := getattr(getattr(old, key.split(".")[0]), key.split(".")[1]))
+        != (b := getattr(getattr(new, key.split(".")[0]), key.split(".")[1]))
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {file}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"config file {file}: {error}") from None
+
+
+def _one_set(text: str, faults: list[str]) -> dict[str, dict[str, Any]]:
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot:
+        faults.append(f"--set {text}: write section.key=value, for example train.batch=128")
+        return {}
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {section: {name: parsed}}
+
+
+def _merge(
+    merged: dict[str, dict[str, Any]],
+    origins: dict[str, str],
+    faults: list[str],
+    tables: Mapping[str, Any],
+    origin: str,
+) -> None:
+    known = keys()
+    sections = list(Config.model_fields)
+    for section, table in tables.items():
+        if section not in sections or not isinstance(table, Mapping):
+            faults.append(f"{section}: no such section (from {origin}); known: {', '.join(sections)}")
+            continue
+        for key, value in table.items():
+            name = f"{section}.{key}"
+            if name not in known:
+                faults.append(f"{name}: unknown key (from {origin}); {_nearest(name, list(known))}")
+                continue
+            merged.setdefault(section, {})[key] = value
+            origins[name] = origin
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    key = name.partition(".")[2]
+    near += [one for one in known if one.partition(".")[2] == key and one not in near]
+    return f"nearest: {', '.join(near)}" if near else f"the section has: {', '.join(known)}"
+
+
+def _one_each(errors: list[Any]) -> list[Any]:
+    """One fault a key: a union reports each of its members, of which the last is the informative one."""
+    return list({".".join(map(str, one["loc"][:2])): one for one in errors}.values())
+
+
+def _fault(error: Any, origins: Mapping[str, str]) -> str:
+    name = ".".join(map(str, error["loc"][:2]))
+    section, _, key = name.partition(".")
+    field = type(Config.model_fields[section].default).model_fields.get(key)
+    about = f"; it is: {field.description}, default {_toml_value(field.default)}" if field else ""
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{name} = {error['input']!r}: {reason} (from {origins.get(name, 'default')}){about}"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "{}" if value == {} else str(value)

@@ -1,0 +1,110 @@
+"""Which rows make each batch: a pure function of its arguments, so a run can be picked up at any step.
+
+The rows form one endless stream of epochs, each a permutation; a batch is the next stretch of it, so no row is dropped
+at an epoch's end. Where a batch crosses from one epoch into the next, rows of its first part that the new permutation
+would repeat at once are moved behind the batch. Workers that know a Draw need nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from honeclip.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """A batch before anything of it was decoded.
+
+    Attributes:
+        step: 0-based optimizer step.
+        indices: (B,) int64, rows of the train pairs, no one twice.
+        size_px: side of the images.
+        strength: of augmentation, 0 none, 1 as the domain says.
+        seed: of everything random in it, together with `step` and the row.
+    """
+
+    step: int
+    indices: NDArray[np.int64]
+    size_px: int
+    strength: float
+    seed: int
+
+
+def order(
+    rows: int, batch: int, seed: int, start_step: int = 0, *, size_px: int = 224, strength: float = 1.0
+) -> Iterator[Draw]:
+    """The draws from `start_step` on, without end.
+
+    Args:
+        rows: rows of the train pairs.
+        batch: effective batch, at most `rows`.
+        seed: decides every permutation.
+        start_step: the first step wanted; the draws are those that a start at 0 gives from there on.
+        size_px: side of the images, handed on.
+        strength: of augmentation, handed on.
+
+    Raises:
+        DataError: there are no rows, or fewer than a batch.
+    """
+    if rows < 1:
+        raise DataError("there are no rows to train on: the train split is empty")
+    if not 1 <= batch <= rows:
+        raise DataError(f"a batch of {batch} cannot be drawn from {rows} rows; train.batch is between 1 and {rows}")
+    return _draws(rows, batch, seed, start_step, size_px, strength)
+
+
+def _draws(rows: int, batch: int, seed: int, start_step: int, size_px: int, strength: float) -> Iterator[Draw]:
+    epoch, place = divmod(start_step * batch, rows)
+    epochs = _epochs(rows, batch, seed, epoch)
+    current = next(epochs)
+    step = start_step
+    while True:
+        indices = current[place : place + batch]
+        place += batch
+        if place >= rows:
+            current = next(epochs)
+            place -= rows
+            indices = np.concatenate([indices, current[:place]])
+        yield Draw(step, indices, size_px, strength, seed)
+        step += 1
+
+
+def _epochs(rows: int, batch: int, seed: int, first: int) -> Iterator[NDArray[np.int64]]:
+    """The permutations of epochs `first`, `first` + 1, ...
+
+    What an epoch moves lies within its first `batch` rows, so with two batches in an epoch its last rows are as drawn,
+    and the epoch before is all that must be known. With fewer rows the chain is followed from the start: it is short.
+    """
+    known = max(0, first - 1) if rows >= 2 * batch else 0
+    previous = _permutation(rows, seed, known)
+    if known == first:
+        yield previous
+    for epoch in range(known + 1, 2**62):
+        tail = epoch * rows % batch  # rows of the crossing batch that belong to the epoch before
+        current = _permutation(rows, seed, epoch)
+        if tail:
+            current = _without_repeats(current, previous[rows - tail :], batch - tail)
+        if epoch >= first:
+            yield current
+        previous = current
+
+
+def _permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation from raw Philox words: numpy promises those for ever, `Generator.permutation` it may change."""
+    words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(rows)
+    return np.argsort(words, kind="stable").astype(np.int64)
+
+
+def _without_repeats(current: NDArray[np.int64], tail: NDArray[np.int64], head: int) -> NDArray[np.int64]:
+    """Swap what the first `head` rows share with `tail` for the next rows that are not in it."""
+    repeats = np.isin(current, tail)
+    taken = np.flatnonzero(repeats[:head])
+    free = head + np.flatnonzero(~repeats[head:])[: len(taken)]
+    out = current.copy()
+    out[taken], out[free] = current[free], current[taken]
+    return out

@@ -1,0 +1,95 @@
+"""Pictures decoded by threads ahead of the model, and a model call that halves its batch when memory runs out.
+
+Pillow gives up the interpreter's lock while it decodes and resizes, so threads do that; only the calling thread
+touches the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from honeclip.data.pairs import ImageRef
+from honeclip.device.oom import is_out_of_memory
+from honeclip.errors import DataError, MemoryExhausted
+from honeclip.model.clip import Clip
+from honeclip.preprocess.preprocess import Preprocess
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+def decoded(
+    refs: Sequence[ImageRef], preprocess: Preprocess, batch_size: int
+) -> Iterator[tuple[list[int], Tensor | None, dict[int, str]]]:
+    """Decode in order, never more than two batches ahead.
+
+    Yields:
+        For each run of `batch_size` references: the numbers that could be decoded, their pixels uint8 (n, 3, H, W)
+        (None where n is 0), and the reason for each number that could not.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[Future[Tensor | str]] = deque()
+        submitted = 0
+        for start in range(0, len(refs), batch_size):
+            while submitted < min(len(refs), start + 2 * batch_size):
+                waiting.append(pool.submit(_decode, refs[submitted], preprocess))
+                submitted += 1
+            numbers = range(start, min(start + batch_size, len(refs)))
+            results = [(number, waiting.popleft().result()) for number in numbers]
+            good = [(number, pixels) for number, pixels in results if not isinstance(pixels, str)]
+            bad = {number: reason for number, reason in results if isinstance(reason, str)}
+            yield [number for number, _ in good], torch.stack([pixels for _, pixels in good]) if good else None, bad
+
+
+def _decode(ref: ImageRef, preprocess: Preprocess) -> Tensor | str:
+    """The pixels, or why there are none: one broken file fails alone."""
+    try:
+        return preprocess.image(ref if isinstance(ref, Path) else ref.read())
+    except (DataError, OSError) as error:
+        return str(error)
+
+
+def halving(clip: Clip, run: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """`run(batch)` on the CPU, in halves (and halves of those) when the device has no room for the whole.
+
+    Raises:
+        MemoryExhausted: a single row does not fit.
+    """
+    try:
+        return run(batch).float().cpu()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).splitlines()[0]
+    if len(batch) == 1:
+        raise MemoryExhausted(f"one row of shape {tuple(batch.shape[1:])} does not fit into memory: {message}")
+    clip.device.empty_cache()  # outside the except block, whose traceback holds the tensors of the failed call
+    middle = len(batch) // 2
+    return torch.cat([halving(clip, run, batch[:middle]), halving(clip, run, batch[middle:])])
+
+
+@contextlib.contextmanager
+def measuring(clip: Clip) -> Iterator[None]:
+    """Eval mode, no gradient, the device to this thread; afterwards each module has the mode that it had.
+
+    `model.train()` at the end would wake BatchNorms that training keeps frozen.
+    """
+    modes = [(module, module.training) for module in clip.model.modules()]
+    with clip.device.lock, torch.no_grad():
+        clip.model.eval()
+        try:
+            yield
+        finally:
+            _restore(modes)
+
+
+def _restore(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training

@@ -1,0 +1,163 @@
+"""A data set through a model, once: unit embeddings of every image and of every distinct caption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from honeclip.data.pairs import Pairs
+from honeclip.embedding.batches import decoded, halving, measuring
+from honeclip.embedding.features import (
+    Features,
+    Progress,
+    distinct,
+    distinct_image_features,
+    named,
+    text_features,
+)
+from honeclip.errors import DataError, NonFiniteError
+from honeclip.model import towers
+from honeclip.model.clip import Clip
+from honeclip.model.towers import Tower
+from honeclip.preprocess.preprocess import normalise
+
+HEAD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Unit float32 embeddings on the CPU of the N rows that could be embedded and of their M distinct captions.
+
+    Attributes:
+        image: (N, D), one a row; rows with the same image hold the same values.
+        text: (M, D).
+        caption_of: (N,) int64, the distinct caption of each row.
+        image_id: (N,) int64, equal where images are equal by content.
+        captions: the M distinct captions.
+        seconds: wall time.
+        rows: (N,) int64, the row of the given pairs that each row is; all of them unless a picture failed.
+        file_of: (N,) int64, equal where rows name the same image file.
+        failed: a sentence for each picture that could not be read any more.
+    """
+
+    image: Tensor
+    text: Tensor
+    caption_of: NDArray[np.int64]
+    image_id: NDArray[np.int64]
+    captions: tuple[str, ...]
+    seconds: float
+    rows: NDArray[np.int64]
+    file_of: NDArray[np.int64]
+    failed: tuple[str, ...] = ()
+
+
+def embed(
+    clip: Clip,
+    pairs: Pairs,
+    *,
+    batch_size: int = 64,
+    features: Features | None = None,
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Embed every distinct image and caption once.
+
+    Args:
+        clip: the model; each of its modules keeps its train or eval mode.
+        pairs: the rows to embed.
+        batch_size: images through the model at once (captions: four times as many); halved where memory runs out.
+        features: caches of frozen bodies (`features.caches(clip)`): only the heads run for what is stored.
+        progress: called with (images done, distinct images).
+
+    Raises:
+        DataError: there are no rows, or no picture of them can be read.
+        NonFiniteError: the model gives NaN or infinite embeddings.
+    """
+    if not len(pairs):
+        raise DataError(f"{pairs.source}: there are no rows to embed")
+    started = time.perf_counter()
+    first, content_of = distinct(pairs.image_id)
+    images_UD, failed = _embed_images(clip, pairs.select(first), features or Features(), batch_size, progress)
+    good = np.array([content not in failed for content in range(len(first))])
+    rows = np.flatnonzero(good[content_of])
+    if not len(rows):
+        raise DataError("none of the pictures can be read: " + next(iter(failed.values())))
+
+    texts, caption_of = distinct(pairs.caption_id[rows])
+    captions = tuple(pairs.captions[rows[place]] for place in texts)
+    text_MD = embed_texts(clip, captions, features=features, batch_size=4 * batch_size)
+    image_ND = images_UD[content_of[rows]]
+    for name, values in (("image", image_ND), ("text", text_MD)):
+        if not bool(torch.isfinite(values).all()):
+            raise NonFiniteError(f"the {name} tower of {clip.source} gives NaN or infinite embeddings")
+    return Embeddings(
+        image=image_ND,
+        text=text_MD,
+        caption_of=caption_of,
+        image_id=pairs.image_id[rows],
+        captions=captions,
+        seconds=time.perf_counter() - started,
+        rows=rows,
+        file_of=_files(pairs)[rows],
+        failed=tuple(failed.values()),
+    )
+
+
+def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None = None, batch_size: int = 256) -> Tensor:
+    """Unit float32 embeddings (M, D) on the CPU, through the cache of a frozen text body where there is one."""
+    if features and features.text:
+        features_MF = text_features(clip, texts, cache=features.text, batch_size=batch_size)
+        return _through_head(clip, towers.text_tower(clip), features_MF)
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # alike in length: little padding
+    out_MD = torch.empty(len(texts), clip.embed_dim)
+    out_MD[order] = clip.encode_text([texts[place] for place in order], batch_size=batch_size)
+    return out_MD
+
+
+def _embed_images(
+    clip: Clip, pairs: Pairs, features: Features, batch_size: int, progress: Progress | None
+) -> tuple[Tensor, dict[int, str]]:
+    """Embeddings (U, D) of images that are all different, and the reason for each that failed (it gets zeros)."""
+    tower, preprocess = towers.image_tower(clip), clip.preprocess
+    if features.image:
+        features_UF, failed = distinct_image_features(clip, pairs, features.image, batch_size, progress)
+        good = [row for row in range(len(pairs)) if row not in failed]
+        out_UD = torch.zeros(len(pairs), clip.embed_dim)
+        if good:
+            out_UD[good] = _through_head(clip, tower, features_UF[good])
+        return out_UD, failed
+
+    def run(pixels: Tensor) -> Tensor:
+        return tower(normalise(clip.device.copy(pixels), preprocess.mean, preprocess.std))
+
+    out_UD, failed, done = torch.zeros(len(pairs), clip.embed_dim), {}, 0
+    with measuring(clip):
+        for numbers, pixels, bad in decoded(pairs.images, preprocess, batch_size):
+            failed.update({number: named(pairs, number, reason) for number, reason in bad.items()})
+            if pixels is not None:
+                out_UD[numbers] = normalize(halving(clip, run, pixels), dim=-1)
+            done += len(numbers) + len(bad)
+            if progress:
+                progress(done, len(pairs))
+    return out_UD, failed
+
+
+def _through_head(clip: Clip, tower: Tower, features_NF: Tensor) -> Tensor:
+    def run(part: Tensor) -> Tensor:
+        return tower.head(clip.device.copy(part))
+
+    with measuring(clip):
+        parts = [halving(clip, run, part) for part in features_NF.split(HEAD_ROWS)]
+        return normalize(torch.cat(parts), dim=-1)
+
+
+def _files(pairs: Pairs) -> NDArray[np.int64]:
+    """(N,) rows that name the same file share a number."""
+    number: dict[object, int] = {}
+    return np.array([number.setdefault(ref, len(number)) for ref in pairs.images], dtype=np.int64)

@@ -1,0 +1,177 @@
+"""One model on one split: embed once, ask everything, and keep what a report needs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from honeclip.data import pairs as manifests
+from honeclip.data.pairs import Pairs
+from honeclip.device import facts
+from honeclip.domains import domain as domains
+from honeclip.domains.domain import Domain
+from honeclip.embedding.embed import embed
+from honeclip.embedding.features import Features, Progress
+from honeclip.errors import BadInput, DataError
+from honeclip.evaluation import zeroshot
+from honeclip.evaluation.answers import answer, metrics
+from honeclip.evaluation.examples import examples
+from honeclip.evaluation.report import Report
+from honeclip.model.clip import Clip
+from honeclip.model.load import load
+
+UNALIGNED = (
+    "This model begins unaligned: its image tower and its text tower have never seen each other, so figures before "
+    "fine-tuning are chance. They are not the zero-shot scores of a CLIP."
+)
+
+
+def evaluate(
+    clip: Clip,
+    pairs: Pairs,
+    domain: Domain,
+    *,
+    labels: Sequence[str],
+    data_name: str,
+    split: str,
+    seed: int = 0,
+    features: Features | None = None,
+    batch_size: int = 64,
+    repeat: str = "",
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Score a model on rows.
+
+    Args:
+        clip: the model; its modules keep their train or eval mode.
+        pairs: the rows of one split.
+        domain: for the prompts of its labels.
+        labels: the distinct labels of the whole data set (`all_labels`), so that chance is 1 / their number.
+        data_name: how METRICS name the data.
+        split: how METRICS name the rows.
+        seed: of the bootstrap and of the example pictures.
+        features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
+        batch_size: images through the model at once.
+        repeat: the command that gives the same figures, for the report.
+        notes: sentences for the report.
+        progress: called with (images done, distinct images).
+
+    Raises:
+        DataError: the split has no rows, or none of its pictures can be read.
+        NonFiniteError: the model gives NaN or infinite embeddings.
+    """
+    if not len(pairs):
+        raise DataError(f"{pairs.source}: the split {split!r} has no rows")
+    embeddings = embed(clip, pairs, batch_size=batch_size, features=features, progress=progress)
+    own = [pairs.labels[row] for row in embeddings.rows]
+    classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
+    answers = answer(embeddings, own, classes)
+    said = [*notes, *(f"Left out, for it could not be read: {failure}" for failure in embeddings.failed)]
+    return Report(
+        metrics=metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed),
+        answers=answers,
+        examples=examples(pairs, embeddings, answers, seed),
+        environment=_environment(clip, pairs, domain, embeddings.seconds),
+        repeat=repeat,
+        notes=tuple(said),
+        seed=seed,
+    )
+
+
+def evaluate_model(
+    model: Clip | str | os.PathLike[str] | Any,
+    data: str | Path,
+    *,
+    split: str = "test",
+    domain: Domain | str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """`honeclip.evaluate`: any model on any data.
+
+    Args:
+        model: a loaded Clip, a Run, or any model source (a run or checkpoint folder, `starter`, `NAME:TAG`, ...).
+        data: a manifest, or a folder with one named pairs.csv.
+        split: "train", "val" or "test".
+        domain: a domain, its name or file; None takes the model's own, else "general".
+        device: "auto", "cpu", "mps" or "cuda"; for a model that is loaded here.
+        seed: of the bootstrap and of the example pictures.
+        progress: called with (images done, distinct images).
+
+    Returns:
+        A report: `.metrics` is METRICS, `.save(folder)` writes the page.
+
+    Raises:
+        BadInput: the model, data, domain or split does not exist or cannot be used; the message names it.
+    """
+    if split not in ("train", "val", "test"):
+        raise BadInput(f"unknown split {split!r}: one of train, val, test")
+    clip = model if isinstance(model, Clip) else load(os.fspath(getattr(model, "folder", model)), device=device)
+    chosen = _domain(clip, domain)
+    everything = manifests.load(data, domain=chosen)
+    pairs = everything.split(split)
+    if not len(pairs):
+        raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
+    command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, "--seed", str(seed)]
+    return evaluate(
+        clip,
+        pairs,
+        chosen,
+        labels=all_labels(everything),
+        data_name=data_name(data),
+        split=split,
+        seed=seed,
+        repeat=shlex.join(command),
+        notes=[UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else [],
+        progress=progress,
+    )
+
+
+def all_labels(pairs: Pairs) -> tuple[str, ...]:
+    """The distinct labels of a data set, sorted."""
+    return tuple(sorted({label for own in pairs.labels for label in own}))
+
+
+def data_name(data: str | Path) -> str:
+    """How a data set is called: its folder's name for a pairs.csv or a folder, else the file's name without suffix."""
+    path = Path(data).expanduser().absolute()
+    if path.is_dir():
+        return path.resolve().name
+    return path.parent.resolve().name if path.stem == "pairs" else path.stem
+
+
+def _domain(clip: Clip, given: Domain | str | None) -> Domain:
+    if isinstance(given, Domain):
+        return given
+    if given is None and clip.domain is not None:
+        return domains.from_mapping(clip.domain, origin=clip.source)
+    return domains.load(given or "general")
+
+
+def _split_counts(pairs: Pairs) -> str:
+    counts = {name: pairs.splits.count(name) for name in ("train", "val", "test")}
+    return "there are " + ", ".join(f"{count} in {name}" for name, count in counts.items())
+
+
+def _environment(clip: Clip, pairs: Pairs, domain: Domain, seconds: float) -> dict[str, Any]:
+    """Data and machine in words, for report.json and the page."""
+    images = len(set(pairs.image_id.tolist()))
+    found: Mapping[str, Any] = {
+        "model": clip.source,
+        "base": clip.base.name,
+        "licence": clip.base.licence,
+        "domain": domain.name,
+        "device": clip.device.name,
+        "precision": "fp32",
+        "images": images,
+        "captions": len(set(pairs.caption_id.tolist())),
+        "images_per_second": round(images / seconds, 1) if seconds > 0 else None,
+        "machine": facts.machine(),
+        "versions": facts.versions(),
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,241 @@
+"""The page that a person reads after a run or an evaluation, and report.json beside it for programs.
+
+`Report` is what one model got on one split. `write` draws one of them, or two (before and after a run) with the paired
+difference. The words of the page are in `wording`, the page itself in the templates of `honeclip.pictures`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from honeclip.evaluation import wording
+from honeclip.evaluation.answers import Answers, Metrics, paired_difference
+from honeclip.evaluation.examples import Example
+from honeclip.evaluation.zeroshot import per_class
+from honeclip.pictures.charts import Dot, Series, dots, lines
+from honeclip.pictures.contact import thumbnail
+from honeclip.pictures.html import render, trusted
+from honeclip.preprocess.images import decode
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one model got on one split of one data set.
+
+    Attributes:
+        metrics: METRICS of the contract.
+        answers: the outcome of every query, for a paired difference with another model.
+        examples: test pictures and what the model said of them; () in a report restored from JSON.
+        environment: model, machine and versions.
+        repeat: the command that gives the same figures.
+        notes: what a reader must know, one sentence each.
+        seed: of the bootstrap.
+    """
+
+    metrics: Metrics
+    answers: Answers
+    examples: tuple[Example, ...]
+    environment: dict[str, Any]
+    repeat: str
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+
+    def save(self, folder: str | Path) -> Path:
+        """Write index.html and report.json into `folder`; gives the path of index.html."""
+        return write(Path(folder), after=self, repeat=self.repeat, environment=self.environment, notes=self.notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the example pictures, for a run folder."""
+        return {
+            "metrics": self.metrics,
+            "answers": self.answers.to_json(),
+            "environment": self.environment,
+            "repeat": self.repeat,
+            "notes": list(self.notes),
+            "seed": self.seed,
+        }
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Report:
+        """A report from `to_json`: exact, without examples."""
+        return Report(
+            metrics=dict(stored["metrics"]),
+            answers=Answers.from_json(stored["answers"]),
+            examples=(),
+            environment=dict(stored["environment"]),
+            repeat=stored["repeat"],
+            notes=tuple(stored["notes"]),
+            seed=stored["seed"],
+        )
+
+
+def write(
+    folder: Path,
+    *,
+    after: Report,
+    before: Report | None = None,
+    title: str = "",
+    events: Sequence[Mapping[str, Any]] = (),
+    settings: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    repeat: str = "",
+    notes: Sequence[str] = (),
+    pictures: bool = True,
+) -> Path:
+    """Write `folder`/index.html (one self-contained file) and `folder`/report.json.
+
+    Args:
+        folder: made where it is missing; the two files are replaced.
+        after: what the model got.
+        before: what it got before the run, on the same split.
+        title: of the page; "" makes one from the data's name.
+        events: lines of events.jsonl: "step" ones with loss, lr and logit_scale, and any that have step and score.
+        settings: the effective config, nested or flat.
+        environment: model, data, machine, versions, nested or flat; None takes that of `after`.
+        repeat: the command; "" takes that of `after`.
+        notes: what a reader must know, one sentence each.
+        pictures: False leaves the example pictures out.
+
+    Returns:
+        The path of index.html.
+    """
+    environment = dict(after.environment if environment is None else environment)
+    difference = paired_difference(before.answers, after.answers, after.seed) if before else None
+    found: dict[str, Any] = {"before": before and before.metrics, "after": after.metrics, "difference": difference}
+    stored = {**{name: value for name, value in found.items() if value is not None}, "environment": environment}
+    data = str(after.metrics["data"])
+    sections = [("Data and machine", environment), *([("Settings", settings)] if settings else [])]
+    page = render(
+        "report.html",
+        title=title or (f"{data}: before and after" if before else f"{data}: evaluation"),
+        verdict=wording.verdict(before and before.metrics, after.metrics, difference),
+        facts_line=wording.facts(after.metrics, environment),
+        split=after.metrics["split"],
+        **wording.table(before and before.metrics, after.metrics, difference, after.answers),
+        charts=_charts(before, after, events),
+        notes=[*notes, *(wording.UNPAIRED if before and difference is None else ())],
+        examples=_examples(before, after) if pictures else [],
+        **_classes(before, after),
+        sections=[{"title": name, "rows": wording.flat(facts)} for name, facts in sections],
+        repeat=repeat or after.repeat,
+        method=wording.METHOD,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    return folder / "index.html"
+
+
+def _charts(before: Report | None, after: Report, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The figures of the page, those that there is data for."""
+    both = [("before", before, 0), ("after", after, 1)] if before else [("model", after, 1)]
+    known = [(name, one, colour) for name, one, colour in both if one is not None]
+    rows = wording.shares(after.metrics)
+    series = [(name, [_dot(wording.at(one.metrics, path)) for _, path in rows]) for name, one, _ in known]
+    says = wording.verdict(before and before.metrics, after.metrics, None)
+    out = [
+        {
+            "title": "Scores with their intervals",
+            "svg": dots([name for name, _ in rows], series, x_label="share right (0 to 1, more is better)", says=says),
+            "caption": "Dots are the values, lines their 95 % intervals.",
+        }
+    ]
+    candidates = len(after.answers.ranks.text_to_image)
+    curves = [Series(name, *_cumulative(one), colour=colour) for name, one, colour in known]
+    ks = curves[-1].x
+    curves.append(Series("chance", ks, [k / candidates for k in ks], None))
+    out.append(
+        {
+            "title": "How far down the right caption is",
+            "svg": lines(
+                curves,
+                x_label="first k captions",
+                y_label="share of pictures",
+                says=says,
+                log_x=True,
+                y_range=(0, 1.02),
+            ),
+            "caption": f"Share of pictures with a right caption among the first k of {candidates}.",
+        }
+    )
+    return [_drawn(chart) for chart in [*out, *_training(events)]]
+
+
+def _training(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Loss, validation score, and learning rate over the steps of a run."""
+    steps = [event for event in events if event.get("event") == "step"]
+    scored = [event for event in events if "score" in event and "step" in event]
+    out = []
+    for title, name, found, y_label, caption in (
+        ("Loss", "loss", steps, "training loss", "Of each step's whole effective batch."),
+        ("Validation", "score", scored, "score", wording.score_words(scored)),
+        ("Learning rate", "lr", steps, "learning rate", "Warm-up and decay as they were applied."),
+    ):
+        points = [(event["step"], event[name]) for event in found if isinstance(event.get(name), int | float)]
+        if len(points) >= 2:
+            one = Series(name, [x for x, _ in points], [y for _, y in points], 1)
+            says = f"{title} from {points[0][1]:.4g} to {points[-1][1]:.4g} over {points[-1][0]} steps"
+            out.append(
+                {"title": title, "svg": lines([one], x_label="step", y_label=y_label, says=says), "caption": caption}
+            )
+    return out
+
+
+def _examples(before: Report | None, after: Report) -> list[dict[str, Any]]:
+    """A fair sample of pictures and the worst others, each with the best captions that the model proposed."""
+    out = []
+    total = len(after.answers.ranks.text_to_image)
+    for why, title, intro in wording.EXAMPLES:
+        cards = []
+        for one in (example for example in after.examples if example.why == why):
+            paired = before is not None and before.answers.queries == after.answers.queries
+            old = int(before.answers.ranks.image_to_text[one.query]) if before and paired else None
+            cards.append(
+                {
+                    "source": thumbnail(one.image, decode=_decode),
+                    "caption": " / ".join(one.captions),
+                    "rank": wording.rank(one.rank, old, total),
+                    "found": one.found,
+                }
+            )
+        if cards:
+            out.append({"title": title, "intro": intro, "cards": cards})
+    return out
+
+
+def _classes(before: Report | None, after: Report) -> dict[str, Any]:
+    """The table of classes; empty where there is no zero-shot."""
+    found, old = after.answers.predictions, before.answers.predictions if before else None
+    rows = per_class(found) if found else []
+    known = {row["label"]: row for row in per_class(old)} if old else {}
+    columns = [*(["recall before"] if old else []), "recall after" if old else "recall", "precision"]
+    shown = []
+    for row in rows:
+        earlier = [wording.share(known[row["label"]]["recall"]) if row["label"] in known else "–"] if old else []
+        shown.append({**row, "figures": [*earlier, wording.share(row["recall"]), wording.share(row["precision"])]})
+    return {"classes": shown, "class_columns": columns, "classes_intro": wording.CLASSES}
+
+
+def _cumulative(report: Report) -> tuple[list[float], list[float]]:
+    """k and the share of image queries of rank k or better, at about 60 values of k spread evenly over log k."""
+    ranks = report.answers.ranks.image_to_text
+    candidates = len(report.answers.ranks.text_to_image)
+    ks = sorted({min(candidates, max(1, round(candidates ** (step / 60)))) for step in range(61)})
+    return [float(k) for k in ks], [float((ranks <= k).mean()) for k in ks]
+
+
+def _dot(figure: Mapping[str, float] | None) -> Dot | None:
+    return Dot(figure["value"], figure["low"], figure["high"]) if figure else None
+
+
+def _drawn(chart: dict[str, Any]) -> dict[str, Any]:
+    return {**chart, "svg": trusted(chart["svg"])}
+
+
+def _decode(image: Any) -> Any:
+    """Decode as the model saw it: the same modes, orientation and limits."""
+    return decode(image if isinstance(image, Path) else image.read())

@@ -1,0 +1,183 @@
+"""Charts as inline SVG: matplotlib draws, the page colours. Text stays text, so it can be read aloud, searched and
+copied.
+
+Colours are drawn as placeholders and replaced by CSS variables of the page (`--ink`, `--line`, `--series-0` ...), so
+one chart serves light, dark and print. Nothing is drawn that does not carry a figure: no frame, few ticks, thin
+lines.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: small enough that text stays readable on a phone
+MOST_POINTS = 600
+SERIES = ("#010200", "#010201", "#010202")  # placeholders: replaced by var(--series-0) ...
+INK, SOFT, LINE = "#010300", "#010301", "#010302"
+_COLOURS = {
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)},
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    LINE: "var(--line)",
+}
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "honeclip",
+    "font.family": "DejaVu Sans",  # comes with matplotlib: measures text; the page's own font is shown
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: its name and points; `colour` is the number of a series colour of the page, None a dashed grey line."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: int | None = 0
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One figure of a dot chart with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def lines(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    says: str,
+    log_x: bool = False,
+    y_range: tuple[float, float] | None = None,
+) -> str:
+    """A line chart.
+
+    Args:
+        series: at most three coloured ones; each is thinned to `MOST_POINTS` points.
+        x_label: with its unit.
+        y_label: with its unit.
+        says: one sentence for those who cannot see the chart.
+        log_x: a logarithmic x axis.
+        y_range: both ends of the y axis; None: as the data wants.
+
+    Returns:
+        An `<svg>` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axes = figure.add_subplot()
+        for one in series:
+            x, y = _thinned(one.x), _thinned(one.y)
+            colour = SOFT if one.colour is None else SERIES[one.colour]
+            dots = "o" if len(x) <= 12 and one.colour is not None else None
+            axes.plot(
+                x, y, "--" if one.colour is None else "-", color=colour, label=one.name, marker=dots, markersize=3.5
+            )
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.xaxis.set_major_locator(
+                MaxNLocator(6, integer=all(float(v).is_integer() for s in series for v in s.x))
+            )
+        if y_range is not None:
+            axes.set_ylim(*y_range)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if len(series) > 1:
+            axes.legend(loc="best")
+        return _svg(figure, says)
+
+
+def dots(names: Sequence[str], series: Sequence[tuple[str, Sequence[Dot | None]]], *, x_label: str, says: str) -> str:
+    """A dot a figure with its interval as a line, one row a name, the series of a row close together.
+
+    Args:
+        names: of the rows, top to bottom.
+        series: at most three, each with one dot a row or None.
+        x_label: what the figures are; the axis goes from 0 to 1.
+        says: one sentence for those who cannot see the chart.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.33 * max(3, len(names))), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, found) in enumerate(series):
+            shift = 0.22 * (number - (len(series) - 1) / 2)
+            rows = [(row + shift, dot) for row, dot in enumerate(found) if dot is not None]
+            colour = SERIES[3 - len(SERIES) + number] if len(series) > 1 else SERIES[1]
+            axes.hlines([y for y, _ in rows], [d.low for _, d in rows], [d.high for _, d in rows], color=colour, lw=1.4)
+            axes.plot([d.value for _, d in rows], [y for y, _ in rows], "o", color=colour, markersize=4.5, label=name)
+        axes.set_yticks(range(len(names)), list(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(-0.01, 1.01)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(x_label)
+        if len(series) > 1:
+            figure.legend(loc="outside upper right", ncols=len(series))
+        return _svg(figure, says)
+
+
+def _thinned(values: Sequence[float]) -> Sequence[float]:
+    """Every k-th value and the last one."""
+    step = -(-len(values) // MOST_POINTS)
+    if step <= 1:
+        return values
+    kept = list(values[::step])
+    return kept if (len(values) - 1) % step == 0 else [*kept, values[-1]]
+
+
+def _svg(figure: Figure, says: str) -> str:
+    out = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every chart: not ids of a page
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would reach the whole page
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view is not None
+    opening = f'<svg {view[0]} class="chart" role="img" aria-label="{html.escape(says)}">'
+    text = re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
+    for colour, variable in _COLOURS.items():
+        text = text.replace(colour, variable)
+    return text.strip()

@@ -1,0 +1,73 @@
+"""What autograd keeps between a forward and its backward: counted in bytes, or thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Kept:
+    """Bytes that the graphs built inside `counting()` keep: each storage once, leaves such as parameters left out."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._seen: set[int] = set()
+        self._leaves: set[int] = set()
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Counts one saved tensor and passes it on."""
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if not (tensor.is_leaf and tensor.requires_grad) and address not in self._seen:
+            self._seen.add(address)
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+@contextmanager
+def counting() -> Iterator[Kept]:
+    """Counts what the forward inside keeps for its backward, on any device.
+
+    Addresses stand for storages, which is right while every graph built inside is still alive.
+    """
+    kept = Kept()
+    with torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor):
+        yield kept
+
+
+@contextmanager
+def keeping_nothing() -> Iterator[None]:
+    """A forward with gradients on, so that it takes the very kernels of training, of which nothing is kept.
+
+    Under `no_grad` some backends take other kernels (fused attention on MPS, which besides refuses dropout), so a first
+    pass without gradients could differ from the second by rounding. The graph built inside cannot be run backwards.
+    """
+
+    def refuse(_: None) -> Tensor:
+        raise RuntimeError("this graph was built without its saved tensors and cannot be run backwards")
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, refuse):
+        yield
+
+
+def leaves(outputs: list[Tensor]) -> list[Tensor]:
+    """The leaf tensors (parameters, mostly) that collect gradients in the graphs of `outputs`, each once."""
+    found: dict[int, Tensor] = {}
+    seen = set()
+    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    for one in outputs:
+        if one.requires_grad and one.grad_fn is None:
+            found[id(one)] = one
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found[id(variable)] = variable
+        waiting.extend(following for following, _ in node.next_functions)
+    return list(found.values())

@@ -1,0 +1,69 @@
+"""What goes through each tower in a step: pixels and tokens, or the features of a frozen body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from honeclip.data.loader import Batch
+from honeclip.model.clip import Clip
+from honeclip.model.towers import image_tower, text_tower, trim
+from honeclip.preprocess.preprocess import normalise
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of frozen bodies for every row of the train split, on the host; None where the body learns."""
+
+    image_NF: Tensor | None = None
+    text_NF: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ImageFeed:
+    """The image tower's inputs of a step, and the way from them to embeddings."""
+
+    clip: Clip
+    features_NF: Tensor | None
+    dtype: torch.dtype
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """uint8 pixels (B, 3, H, W) or features (B, F), on the host."""
+        if self.features_NF is not None:
+            return self.features_NF[torch.from_numpy(batch.draw.indices)]
+        assert batch.images is not None
+        return batch.images
+
+    def __call__(self, piece: Tensor) -> Tensor:
+        """A micro-batch of inputs -> embeddings (m, D), not normalised. Pixels cross as uint8 and become floats there."""
+        tower = image_tower(self.clip)
+        here = self.clip.device.copy(piece)
+        if self.features_NF is not None:
+            return tower.head(here.to(self.dtype))
+        preprocess = self.clip.preprocess
+        return tower(normalise(here, preprocess.mean, preprocess.std, self.dtype))
+
+
+@dataclass(frozen=True)
+class TextFeed:
+    """The text tower's inputs of a step, and the way from them to embeddings."""
+
+    clip: Clip
+    features_NF: Tensor | None
+    dtype: torch.dtype
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """int64 tokens (B, L) or features (B, F), on the host."""
+        if self.features_NF is not None:
+            return self.features_NF[torch.from_numpy(batch.draw.indices)]
+        assert batch.tokens is not None
+        return batch.tokens
+
+    def __call__(self, piece: Tensor) -> Tensor:
+        """A micro-batch of inputs -> embeddings (m, D), not normalised. Tokens are cut to the longest caption in it."""
+        tower = text_tower(self.clip)
+        if self.features_NF is not None:
+            return tower.head(self.clip.device.copy(piece).to(self.dtype))
+        return tower(self.clip.device.copy(trim(tower, piece)))

@@ -1,0 +1,127 @@
+"""The loop: a generator that yields once a step. Logging, evaluation and saving belong to whoever iterates."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from honeclip.config import Config
+from honeclip.data.loader import Batch
+from honeclip.device.precision import Precision, autocast_dtype
+from honeclip.errors import NonFiniteError
+from honeclip.model.clip import Clip
+from honeclip.model.towers import freeze_batch_norm
+from honeclip.stepping.step import StepResult, cached_step
+from honeclip.training import optimizer as optimizers
+from honeclip.training.feeds import ImageFeed, TextFeed
+from honeclip.training.objective import clamp_scale, objective
+from honeclip.training.planning import Plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened in one step: its 1-based number, the result, the gradient norm before clipping, the rate."""
+
+    number: int
+    result: StepResult
+    grad_norm: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything that one step changes or reads."""
+
+    clip: Clip
+    config: Config
+    precision: Precision
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    image_feed: ImageFeed
+    text_feed: TextFeed
+    plan: Plan
+    factor: Callable[[int], float]
+
+
+def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], str]) -> Iterator[Step]:
+    """One exact step a batch, for as long as there are batches and somebody iterates.
+
+    Args:
+        learner: model, optimizer and plan; changed in place.
+        batches: in order; `batch.draw.step` is the 0-based step that it belongs to.
+        last_good: names the newest checkpoint, for the message when the run must end.
+
+    Raises:
+        NonFiniteError: the loss or a gradient is NaN or infinite; weights are as before that step.
+    """
+    clip, optimizer, config = learner.clip, learner.optimizer, learner.config.train
+    clip.model.train()
+    freeze_batch_norm(clip.model)
+    for batch in batches:
+        step = batch.draw.step
+        torch.manual_seed(step_seed(config.seed, step))
+        lr = optimizers.set_rate(optimizer, learner.factor(step))
+        result = exact_step(learner, batch)
+        _stop_unless(result.finite, step, f"the loss ({_names(result)})", last_good)
+        learning = [one for group in optimizer.param_groups for one in group["params"]]
+        learner.scaler.unscale_(optimizer) if learner.scaler.is_enabled() else None
+        norm = optimizers.gradient_norm(learning)
+        if not learner.scaler.is_enabled():
+            # a scaler skips the step and tries a smaller scale; without one there is nothing left to try
+            _stop_unless(math.isfinite(norm), step, _worst_gradient(clip), last_good)
+        optimizers.clip_gradients(learning, norm, config.grad_clip)
+        learner.scaler.step(optimizer)
+        learner.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        clamp_scale(clip)
+        yield Step(step + 1, result, norm, lr)
+
+
+def exact_step(learner: Learner, batch: Batch) -> StepResult:
+    """Leaves the gradients of one effective batch in `.grad`."""
+    feeds = (learner.image_feed, learner.text_feed)
+    device = learner.clip.device
+    scaler = learner.scaler
+    with device.lock, device.autocast(learner.precision.name):
+        return cached_step(
+            feeds,
+            [feed.inputs(batch) for feed in feeds],
+            objective(learner.clip, batch, learner.config.loss),
+            micro_batch=learner.plan.micro_batch,
+            keep=learner.plan.keep,
+            scale_loss=scaler.scale if scaler.is_enabled() else None,
+        )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step's dropout: a pure function, so that a resumed run needs no generator state to go on."""
+    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def gradient_scaler(clip: Clip, precision: Precision) -> torch.amp.GradScaler:
+    """A gradient scaler where half precision needs one (fp16), otherwise one that does nothing."""
+    return torch.amp.GradScaler(clip.device.type, enabled=autocast_dtype(precision.name) is torch.float16)
+
+
+def _names(result: StepResult) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in result.parts.items()) or f"{result.loss:g}"
+
+
+def _worst_gradient(clip: Clip) -> str:
+    for name, one in clip.model.named_parameters():
+        if one.grad is not None and not torch.isfinite(one.grad).all():
+            return f"the gradient of {name}"
+    return "the gradient norm"
+
+
+def _stop_unless(finite: bool, step: int, part: str, last_good: Callable[[], str]) -> None:
+    if not finite:
+        raise NonFiniteError(
+            f"step {step + 1}: {part} is not finite, so the weights were left as they were; "
+            f"the last good checkpoint is {last_good()}. Lower train.lr, or use train.precision=fp32"
+        )

@@ -1,0 +1,93 @@
+"""AdamW with groups: heads and bodies learn at their own rate, and norms, biases and scales do not decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from honeclip.config import Train
+from honeclip.model.clip import Clip
+from honeclip.model.towers import image_tower, text_tower
+
+HEAD_RATE, BODY_RATE = 1e-3, 1e-5
+"""Peak rates of `train.lr = "auto"`: for heads over frozen or fresh features, and for whole pre-trained towers."""
+
+BETAS, EPSILON = (0.9, 0.98), 1e-6
+"""Adam's constants as CLIP trains with them (Radford et al. 2021, table 19)."""
+
+
+def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW:
+    """The optimizer over everything that may ever learn in this run; each group has its peak rate as `peak_lr`.
+
+    Args:
+        clip: the model, heads in their final form.
+        train: rate and decay.
+        frozen: towers ("image", "text") whose bodies never learn.
+    """
+    heads = {id(one) for tower in (image_tower(clip), text_tower(clip)) for one in tower.parameters_head()}
+    fast_heads = clip.base.starts_unaligned or frozen == {"image", "text"}
+    head_rate = (HEAD_RATE if fast_heads else BODY_RATE) if train.lr == "auto" else train.lr
+    body_rate = BODY_RATE if train.lr == "auto" else train.lr
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named_learning(clip):
+        is_head = id(parameter) in heads or name in ("logit_scale", "logit_bias")
+        decay = train.weight_decay if _decays(name, parameter) else 0.0
+        groups.setdefault((head_rate if is_head else body_rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": ps, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()],
+        betas=BETAS,
+        eps=EPSILON,
+        fused=True,
+    )
+
+
+def named_learning(clip: Clip) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name and parameter of everything that requires a gradient, in the model's order."""
+    return ((name, one) for name, one in clip.model.named_parameters() if one.requires_grad)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices decay; norms, biases, scales and single vectors do not (open_clip's rule, Radford et al. 2021)."""
+    return parameter.ndim >= 2 and not name.endswith(("bias", "positional_embedding", "class_embedding"))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Sets every group to `factor` of its peak rate; returns the highest rate set."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    """The global 2-norm of all gradients."""
+    norms = [torch.linalg.vector_norm(one.grad) for one in parameters if one.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, limit: float) -> None:
+    """Scales all gradients so that their global norm is at most `limit`; a limit of 0 leaves them."""
+    if limit and norm > limit and math.isfinite(norm):
+        for one in parameters:
+            if one.grad is not None:
+                one.grad.mul_(limit / (norm + 1e-6))
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, clip: Clip) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named `PARAMETER/KEY`, so that a file holds it without pickle."""
+    tensors = {}
+    for name, parameter in clip.model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    return tensors
+
+
+def load_state_tensors(optimizer: torch.optim.Optimizer, clip: Clip, tensors: dict[str, Tensor]) -> None:
+    """Puts back what `state_tensors` gave: moments beside their parameter, step counts where the kernel wants them."""
+    parameters = dict(clip.model.named_parameters())
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition("/")
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = value.to(parameter.device).clone()

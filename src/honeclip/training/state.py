@@ -1,0 +1,93 @@
+"""What a checkpoint holds of a run, and the way back: weights, optimizer, generators, position, plan, best score.
+
+A resumed run is the same run: the order of the data and the dropout of a step are pure functions of the seed and the
+step, so the position is one number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from honeclip.checkpoint.save import RunState
+from honeclip.device import rng
+from honeclip.errors import RunError
+from honeclip.model.clip import clip_json
+from honeclip.training.loop import Learner
+from honeclip.training.optimizer import load_state_tensors, state_tensors
+from honeclip.training.planning import Plan
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        step: steps done.
+        total_steps: steps of the whole run.
+        elapsed_s: seconds of training before this process.
+        start_score: the selection score on val before the first step; None where nothing is evaluated.
+        best_score: the best since; None before the first evaluation.
+        worse: evaluations since the best one.
+        peak_bytes: the largest peak of memory seen.
+    """
+
+    step: int
+    total_steps: int
+    elapsed_s: float = 0.0
+    start_score: float | None = None
+    best_score: float | None = None
+    worse: int = 0
+    peak_bytes: int = 0
+
+
+def capture(learner: Learner, position: Position, events_offset: int) -> RunState:
+    """The run as tensors and JSON. The tensors are the live ones: write them before the next step."""
+    clip = learner.clip
+    weights = {name: value.detach() for name, value in clip.model.state_dict().items()}
+    return RunState(
+        step=position.step,
+        total_steps=position.total_steps,
+        elapsed_s=position.elapsed_s,
+        tensors={
+            "weights": weights,
+            "optimizer": state_tensors(learner.optimizer, clip),
+            "rng": rng.snapshot(),
+        },
+        json={
+            "clip": clip_json(clip),
+            "plan": learner.plan.to_json(),
+            "start_score": position.start_score,
+            "best_score": position.best_score,
+            "worse": position.worse,
+            "peak_bytes": position.peak_bytes,
+            "scaler": learner.scaler.state_dict(),
+        },
+        events_offset=events_offset,
+    )
+
+
+def restore(state: RunState, learner: Learner) -> tuple[Learner, Position]:
+    """Puts a checkpoint's state into a learner that was built from the same config.
+
+    Raises:
+        RunError: the weights are those of another model.
+    """
+    try:
+        learner.clip.model.load_state_dict(state.tensors["weights"])
+        load_state_tensors(learner.optimizer, learner.clip, state.tensors.get("optimizer", {}))
+    except (RuntimeError, KeyError) as error:
+        raise RunError(f"the checkpoint of step {state.step} does not fit the model of this run: {error}") from None
+    rng.restore(state.tensors.get("rng", {}))
+    stored = state.json
+    if stored["scaler"]:
+        learner.scaler.load_state_dict(stored["scaler"])
+    position = Position(
+        step=state.step,
+        total_steps=state.total_steps,
+        elapsed_s=state.elapsed_s,
+        start_score=stored["start_score"],
+        best_score=stored["best_score"],
+        worse=stored["worse"],
+        peak_bytes=stored["peak_bytes"],
+    )
+    return replace(learner, plan=Plan.from_json(stored["plan"])), position

@@ -1,0 +1,33 @@
+"""What every test gets: an own HONECLIP_HOME, no network, and the real data where it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["HONECLIP_OFFLINE_TESTS"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def session_home(tmp_path_factory) -> Path:
+    """One home for the whole session, so that features and inspections of the real data are computed once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(session_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HONECLIP_HOME", str(session_home))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real image-text sets; a test that asks for it is skipped where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data sets (../shared/data) are not there")
+    return SHARED

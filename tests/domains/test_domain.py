@@ -1,0 +1,184 @@
+"""Domains: the presets hold what they promise, files are read strictly, labels become prompts."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from honeclip import places
+from honeclip.domains import domain as domains
+from honeclip.domains.domain import AugmentRules, Domain, ImageRules
+from honeclip.errors import DomainError
+
+PRESETS = ["general", "industrial", "medical", "scientific"]
+LEAST = {"name": "plants", "title": "Plants", "templates": ["a leaf with {label}"]}
+
+
+def plants(**more) -> Domain:
+    return domains.from_mapping({**LEAST, **more}, "plants.toml")
+
+
+def test_the_presets_are_there():
+    assert set(PRESETS) <= set(domains.names())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_loads_has_reasons_and_survives_a_round_trip(name):
+    preset = domains.load(name)
+    assert preset.name == name
+    assert len(preset.templates) >= 3
+    assert preset.notes.strip()
+    assert preset.image == ImageRules(), "a model keeps its own preprocessing unless the field says otherwise"
+    assert domains.from_mapping(domains.to_mapping(preset), "again") == preset
+    assert domains.from_mapping(tomllib.loads(domains.to_toml(preset)), "again") == preset
+
+
+def test_the_presets_differ_where_the_fields_do():
+    medical, industrial, scientific = (domains.load(name) for name in ("medical", "industrial", "scientific"))
+    assert not medical.augment.flip, "a mirrored chest has its heart on the wrong side"
+    assert 0 < medical.augment.rotate_deg <= 10
+    assert industrial.augment.flip
+    assert not scientific.augment.flip
+    assert scientific.augment.rotate_deg == scientific.augment.brightness == scientific.augment.saturation == 0
+    assert medical.selection == industrial.selection == "balanced_accuracy"
+    assert domains.load("general").selection == scientific.selection == "auto"
+    assert {"good", "ok", "normal", "no defect", "defect-free"} <= set(industrial.normal_labels)
+    assert domains.label_text(industrial, "good") == domains.label_text(industrial, "defect-free") == "no defect"
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("spot", "brown spot"),
+        ("leaf_blight", "leaf blight"),
+        ("pests/aphids", "pests aphids"),
+        ("rolled-in", "rolled-in"),
+    ],
+)
+def test_label_text(label, words):
+    assert domains.label_text(plants(label_names={"spot": "brown spot"}), label) == words
+
+
+def test_prompts_are_one_a_template_and_braces_in_a_label_are_harmless():
+    two = plants(templates=["a leaf with {label}", "{label}, seen from above"])
+    assert domains.prompts(two, "rust") == ["a leaf with rust", "rust, seen from above"]
+    assert domains.prompts(two, "{x}")[0] == "a leaf with {x}"
+
+
+def test_defaults_change_nothing():
+    assert plants().augment == AugmentRules(crop_scale=(1.0, 1.0))
+    assert plants().selection == "auto"
+
+
+def test_every_fault_is_reported_at_once_with_the_nearest_key():
+    with pytest.raises(DomainError) as caught:
+        domains.from_mapping(
+            {
+                "name": "x",
+                "titel": "X",
+                "templates": ["no label", "{label} {other}", "{"],
+                "selection": "accuracy",
+                "image": {"resize": "long", "fill": 300},
+                "augment": {"flop": True, "rotate_deg": "5", "brightness": True, "crop_scale": [1.0, 0.5]},
+            },
+            "x.toml",
+        )
+    text = str(caught.value)
+    assert text.startswith("domain x.toml:")
+    for part in (
+        "title: missing",
+        "titel: unknown key; nearest: title",
+        "'no label' must contain {label}",
+        "templates[1]",
+        "templates[2]",
+        "selection = 'accuracy'",
+        "image.resize = 'long'",
+        "image.fill = 300",
+        "augment.flop: unknown key; nearest: augment.flip",
+        "augment.rotate_deg = '5'",
+        "augment.brightness = True",
+        "augment.crop_scale",
+    ):
+        assert part in text, part
+    assert len(text.splitlines()) == 13, "each fault once"
+
+
+@pytest.mark.parametrize("scale", [[0.5], [0.0, 1.0], [0.9, 1.1], [0.9, 0.5]])
+def test_impossible_crops_are_refused(scale):
+    with pytest.raises(DomainError, match="crop_scale"):
+        plants(augment={"crop_scale": scale})
+
+
+def test_no_templates_at_all_are_refused_with_an_example():
+    with pytest.raises(DomainError, match="at least one template"):
+        plants(templates=[])
+
+
+def test_an_own_file_is_found_by_path_and_is_named_after_itself(tmp_path):
+    file = tmp_path / "plants.toml"
+    file.write_text(
+        '\ufefftitle = "Pflanzen"\r\nlanguage = "de"\r\ntemplates = ["ein Blatt mit {label}"]\r\n', encoding="utf-8"
+    )
+    own = domains.load(str(file))
+    assert (own.name, own.title, own.language) == ("plants", "Pflanzen", "de")
+
+
+def test_an_own_file_in_the_home_is_found_by_name_and_goes_before_a_preset(tmp_path, monkeypatch):
+    monkeypatch.setenv("HONECLIP_HOME", str(tmp_path))
+    places.domains().mkdir(parents=True)
+    for name in ("plants", "medical"):
+        (places.domains() / f"{name}.toml").write_text('title = "Mine"\ntemplates = ["{label}"]\n')
+    assert "plants" in domains.names()
+    assert domains.load("plants").title == domains.load("medical").title == "Mine"
+    assert domains.names().count("medical") == 1
+
+
+def test_an_unknown_name_shows_the_nearest():
+    with pytest.raises(DomainError, match=r"'medcal'; nearest: medical\."):
+        domains.load("medcal")
+    with pytest.raises(DomainError, match="general, industrial, medical, scientific"):
+        domains.load("zzzzzz")
+
+
+def test_files_that_are_no_domain(tmp_path):
+    with pytest.raises(DomainError, match="no such file"):
+        domains.load(str(tmp_path / "missing.toml"))
+    with pytest.raises(DomainError, match="no such file"):
+        domains.load(str(tmp_path) + "/.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("title = ")
+    with pytest.raises(DomainError, match=r"broken\.toml: .*(line|at)"):
+        domains.load(str(broken))
+    broken.write_bytes('title = "Größe"'.encode("latin-1"))
+    with pytest.raises(DomainError, match=r"broken\.toml.*utf-8"):
+        domains.load(str(broken))
+    broken.write_text('title = 7\ntemplates = "{label}"\nimage = 3\nlabel_names = ["a"]')
+    with pytest.raises(DomainError, match="title = 7") as caught:
+        domains.load(str(broken))
+    assert all(word in str(caught.value) for word in ("templates", "image", "label_names"))
+
+
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+
+
+@given(
+    title=texts,
+    labels=st.dictionaries(texts, texts, max_size=4),
+    low=st.floats(0.01, 1.0),
+    flip=st.booleans(),
+    rotate=st.integers(0, 180),
+    fill=st.none() | st.integers(0, 255),
+)
+def test_any_domain_survives_toml(title, labels, low, flip, rotate, fill):
+    one = Domain(
+        name="n",
+        title=title,
+        templates=("{label}", "say: {label}"),
+        label_names=labels,
+        image=ImageRules(resize=None if fill is None else "longest", fill=fill),
+        augment=AugmentRules(crop_scale=(low, 1.0), flip=flip, rotate_deg=rotate),
+    )
+    assert domains.from_mapping(tomllib.loads(domains.to_toml(one)), "again") == one
