@@ -182,14 +182,7 @@ def load(
     Raises:
         ConfigError: every unknown key and wrong value at once, each with its origin and the nearest known key.
     """
-    merged: dict[str, dict[str, Any]] = {}
-    origins: dict[str, str] = {}
-    faults: list[str] = []
-    if file is not None:
-        _merge(merged, origins, faults, _read(file), str(file))
-    _merge(merged, origins, faults, values or {}, "options")
-    for text in sets:
-        _merge(merged, origins, faults, _one_set(text, faults), f"--set {text}")
+    merged, origins, faults = _merged(file, sets, values)
     config = Config()
     try:
         config = Config.model_validate(merged)
@@ -200,6 +193,20 @@ def load(
     return config
 
 
+def tables(
+    file: Path | None, sets: Iterable[str], values: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """What `load` would take from the same arguments, without the defaults.
+
+    Raises:
+        ConfigError: unknown keys, all at once.
+    """
+    merged, _, faults = _merged(file, sets, values)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return merged
+
+
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """`section.key` -> (old, new) where two configs differ."""
     return {
@@ -208,6 +215,21 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         if (a := getattr(getattr(old, key.split(".")[0]), key.split(".")[1]))
         != (b := getattr(getattr(new, key.split(".")[0]), key.split(".")[1]))
     }
+
+
+def _merged(
+    file: Path | None, sets: Iterable[str], values: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
+    """Values by section and key, where each came from, and every unknown key."""
+    merged: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    faults: list[str] = []
+    if file is not None:
+        _merge(merged, origins, faults, _read(file), str(file))
+    _merge(merged, origins, faults, values or {}, "options")
+    for text in sets:
+        _merge(merged, origins, faults, _one_set(text, faults), f"--set {text}")
+    return merged, origins, faults
 
 
 def _read(file: Path) -> dict[str, Any]:

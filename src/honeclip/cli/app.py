@@ -45,11 +45,6 @@ def _honeclip(
 
 
 for _verb in ("quickstart", "doctor", "prepare", "check", "fit", "verify", "evaluate"):
-    try:
-        app.command(_verb)(getattr(importlib.import_module(f"honeclip.cli.{_verb}"), _verb))
-    except ModuleNotFoundError as _error:
-        if _error.name != f"honeclip.cli.{_verb}":
-            raise
-from honeclip.cli import domains as _domains  # noqa: E402
-
-app.add_typer(_domains.app, name="domains")
+    _module = importlib.import_module(f"honeclip.cli.{_verb}")
+    app.command(_verb, cls=getattr(_module, "Command", None))(getattr(_module, _verb))
+app.add_typer(importlib.import_module("honeclip.cli.domains").app, name="domains")

@@ -30,10 +30,19 @@ def evaluate(
     Example: honeclip evaluate runs/a --data pairs.csv --out report
     """
     from honeclip.cli.output import emit, say
+    from honeclip.evaluation import evaluate as work
+    from honeclip.monitoring.terminal import Progress
 
-    from honeclip.evaluation.evaluate import evaluate_model
-
-    report = evaluate_model(model, data, split=split, domain=domain, device=device, seed=seed)
+    with Progress() as progress:
+        report = work.evaluate(
+            model,
+            data,
+            split=split,
+            domain=domain,
+            device=device,
+            seed=seed,
+            progress=progress.counter("embedding pictures"),
+        )
     if out is not None:
         say(f"report: {report.save(out)}")
     if as_json:
@@ -47,10 +56,10 @@ def _print(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from honeclip.cli.output import say, show
     from honeclip.evaluation import wording
 
-    console = Console(highlight=False, markup=False)
-    console.print(wording.verdict(None, report.metrics, None))
+    show(wording.verdict(None, report.metrics, None, report.answers))
     scores: dict[str, Any] = wording.table(None, report.metrics, None, report.answers)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -61,6 +70,6 @@ def _print(report: Report) -> None:
         for row in group["rows"]:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
-    console.print(table)
+    Console(highlight=False, markup=False).print(table)
     for note in report.notes:
-        console.print(f"note: {note}")
+        say(f"note: {note}")

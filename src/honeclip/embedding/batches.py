@@ -1,4 +1,5 @@
-"""Pictures decoded by threads ahead of the model, and a model call that halves its batch when memory runs out.
+"""Pictures decoded by threads ahead of the model, texts cut into batches of like length, and a model call that halves
+its batch when memory runs out.
 
 Pillow gives up the interpreter's lock while it decodes and resizes, so threads do that; only the calling thread
 touches the device.
@@ -6,7 +7,6 @@ touches the device.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from honeclip.data.pairs import ImageRef
 from honeclip.device.oom import is_out_of_memory
 from honeclip.errors import DataError, MemoryExhausted
+from honeclip.model import towers
 from honeclip.model.clip import Clip
 from honeclip.preprocess.preprocess import Preprocess
 
@@ -56,6 +57,19 @@ def _decode(ref: ImageRef, preprocess: Preprocess) -> Tensor | str:
         return str(error)
 
 
+def tokenised(clip: Clip, texts: Sequence[str], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Tokens of texts alike in length, so that little of a batch is padding.
+
+    Yields:
+        The numbers of at most `batch_size` texts and their tokens int64 (n, L), trimmed where the tower allows it.
+    """
+    tower = towers.text_tower(clip)
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        yield numbers, towers.trim(tower, clip.preprocess.texts([texts[number] for number in numbers]))
+
+
 def halving(clip: Clip, run: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """`run(batch)` on the CPU, in halves (and halves of those) when the device has no room for the whole.
 
@@ -67,29 +81,9 @@ def halving(clip: Clip, run: Callable[[Tensor], Tensor], batch: Tensor) -> Tenso
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        message = str(error).splitlines()[0]
+        message = next(iter(str(error).splitlines()), type(error).__name__)  # Python's MemoryError says nothing
     if len(batch) == 1:
         raise MemoryExhausted(f"one row of shape {tuple(batch.shape[1:])} does not fit into memory: {message}")
     clip.device.empty_cache()  # outside the except block, whose traceback holds the tensors of the failed call
     middle = len(batch) // 2
     return torch.cat([halving(clip, run, batch[:middle]), halving(clip, run, batch[middle:])])
-
-
-@contextlib.contextmanager
-def measuring(clip: Clip) -> Iterator[None]:
-    """Eval mode, no gradient, the device to this thread; afterwards each module has the mode that it had.
-
-    `model.train()` at the end would wake BatchNorms that training keeps frozen.
-    """
-    modes = [(module, module.training) for module in clip.model.modules()]
-    with clip.device.lock, torch.no_grad():
-        clip.model.eval()
-        try:
-            yield
-        finally:
-            _restore(modes)
-
-
-def _restore(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training

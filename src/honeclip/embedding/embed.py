@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from honeclip.data.pairs import Pairs
-from honeclip.embedding.batches import decoded, halving, measuring
+from honeclip.embedding.batches import decoded, halving, tokenised
 from honeclip.embedding.features import (
     Features,
     Progress,
@@ -24,7 +24,7 @@ from honeclip.embedding.features import (
 )
 from honeclip.errors import DataError, NonFiniteError
 from honeclip.model import towers
-from honeclip.model.clip import Clip
+from honeclip.model.clip import Clip, measuring
 from honeclip.model.towers import Tower
 from honeclip.preprocess.preprocess import normalise
 
@@ -111,12 +111,18 @@ def embed(
 
 def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None = None, batch_size: int = 256) -> Tensor:
     """Unit float32 embeddings (M, D) on the CPU, through the cache of a frozen text body where there is one."""
+    tower = towers.text_tower(clip)
     if features and features.text:
         features_MF = text_features(clip, texts, cache=features.text, batch_size=batch_size)
-        return _through_head(clip, towers.text_tower(clip), features_MF)
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # alike in length: little padding
+        return _through_head(clip, tower, features_MF)
+
+    def run(tokens_BL: Tensor) -> Tensor:
+        return tower(clip.device.copy(tokens_BL))
+
     out_MD = torch.empty(len(texts), clip.embed_dim)
-    out_MD[order] = clip.encode_text([texts[place] for place in order], batch_size=batch_size)
+    with measuring(clip):
+        for numbers, tokens_BL in tokenised(clip, texts, batch_size):
+            out_MD[numbers] = normalize(halving(clip, run, tokens_BL), dim=-1)
     return out_MD
 
 
@@ -134,7 +140,7 @@ def _embed_images(
         return out_UD, failed
 
     def run(pixels: Tensor) -> Tensor:
-        return tower(normalise(clip.device.copy(pixels), preprocess.mean, preprocess.std))
+        return tower(normalise(clip.device.copy(pixels), preprocess.mean, preprocess.std, clip.dtype))
 
     out_UD, failed, done = torch.zeros(len(pairs), clip.embed_dim), {}, 0
     with measuring(clip):
@@ -150,10 +156,10 @@ def _embed_images(
 
 def _through_head(clip: Clip, tower: Tower, features_NF: Tensor) -> Tensor:
     def run(part: Tensor) -> Tensor:
-        return tower.head(clip.device.copy(part))
+        return tower.head(clip.device.copy(part).to(clip.dtype))
 
     with measuring(clip):
-        parts = [halving(clip, run, part) for part in features_NF.split(HEAD_ROWS)]
+        parts = [halving(clip, run, part) for part in torch.split(features_NF, HEAD_ROWS)]
         return normalize(torch.cat(parts), dim=-1)
 
 

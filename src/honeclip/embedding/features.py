@@ -22,10 +22,10 @@ from torch import Tensor
 from honeclip import places
 from honeclip.data.pairs import ImageRef, Pairs
 from honeclip.embedding import store
-from honeclip.embedding.batches import decoded, halving, measuring
+from honeclip.embedding.batches import decoded, halving, tokenised
 from honeclip.errors import DataError
 from honeclip.model import towers
-from honeclip.model.clip import Clip
+from honeclip.model.clip import Clip, measuring
 from honeclip.model.towers import Tower
 from honeclip.preprocess.preprocess import normalise
 from honeclip.preprocess.rules import clean
@@ -92,12 +92,12 @@ def text_features(
     texts = list(number)
     keys = [hashlib.sha256(text.encode()).digest() for text in texts]
 
+    def body(tokens_BL: Tensor) -> Tensor:
+        return tower.body(clip.device.copy(tokens_BL))
+
     def computed(missing: list[int]) -> Iterator[tuple[list[int], Tensor]]:
-        missing = sorted(missing, key=lambda place: len(texts[place]))  # alike in length: little padding
-        for start in range(0, len(missing), batch_size):
-            chosen = missing[start : start + batch_size]
-            tokens_BL = towers.trim(tower, clip.preprocess.texts([texts[place] for place in chosen]))
-            yield chosen, halving(clip, lambda part: tower.body(clip.device.copy(part)), tokens_BL)
+        for numbers, tokens_BL in tokenised(clip, [texts[place] for place in missing], batch_size):
+            yield [missing[number] for number in numbers], halving(clip, body, tokens_BL)
 
     with measuring(clip):
         features_UF, _ = _through_store(cache, keys, computed, progress)
@@ -123,7 +123,7 @@ def distinct_image_features(
     failed: dict[int, str] = {}
 
     def body(pixels: Tensor) -> Tensor:
-        return tower.body(normalise(clip.device.copy(pixels), preprocess.mean, preprocess.std))
+        return tower.body(normalise(clip.device.copy(pixels), preprocess.mean, preprocess.std, clip.dtype))
 
     def computed(missing: list[int]) -> Iterator[tuple[list[int], Tensor]]:
         refs: list[ImageRef] = [pairs.images[row] for row in missing]
@@ -187,5 +187,5 @@ def _name(clip: Clip, tower: Tower, fingerprint: str) -> str:
     hashed = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, value in sorted(tower.state_body().items()):
         hashed.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"{tower.name}-{hashed.hexdigest()[:32]}"

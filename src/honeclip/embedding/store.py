@@ -92,6 +92,6 @@ def _read_part(part: Path, wanted: Mapping[bytes, int]) -> tuple[NDArray[np.int6
 
 def _digest(keys_N: Tensor, rows_NF: Tensor) -> str:
     hashed = hashlib.sha256(str((tuple(keys_N.shape), tuple(rows_NF.shape), rows_NF.dtype)).encode())
-    hashed.update(keys_N.contiguous().numpy())
-    hashed.update(rows_NF.contiguous().numpy())
+    hashed.update(keys_N.contiguous().numpy().data)
+    hashed.update(rows_NF.contiguous().numpy().data)
     return hashed.hexdigest()[:32]

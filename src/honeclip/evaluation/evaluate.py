@@ -1,4 +1,7 @@
-"""One model on one split: embed once, ask everything, and keep what a report needs."""
+"""One model on one split: embed once, ask everything, and keep what a report needs.
+
+`evaluate` is for people: any model, any data. `score` is for code that has both in its hands, as training has.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 from honeclip.data import pairs as manifests
 from honeclip.data.pairs import Pairs
+from honeclip.data.splits import SPLITS
 from honeclip.device import facts
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
@@ -30,6 +34,57 @@ UNALIGNED = (
 
 
 def evaluate(
+    model: Clip | str | os.PathLike[str] | Any,
+    data: str | Path,
+    *,
+    split: str = "test",
+    domain: Domain | str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """`honeclip.evaluate`: any model on any data.
+
+    Args:
+        model: a loaded Clip, a Run, or any model source (a run or checkpoint folder, `starter`, `NAME:TAG`, ...).
+        data: a manifest, or a folder with one named pairs.csv.
+        split: "train", "val" or "test".
+        domain: a domain, its name or file; None takes the model's own, else "general".
+        device: "auto", "cpu", "mps" or "cuda"; for a model that is loaded here.
+        seed: of the bootstrap and of the example pictures.
+        progress: called with (images done, distinct images).
+
+    Returns:
+        A report: `.metrics` is METRICS, `.save(folder)` writes the page.
+
+    Raises:
+        BadInput: the model, data, domain or split does not exist or cannot be used; the message names it.
+    """
+    if split not in SPLITS:
+        raise BadInput(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
+    clip = model if isinstance(model, Clip) else load(_source(model), device=device)
+    chosen = _domain(clip, domain)
+    everything = manifests.load(data, domain=chosen)
+    pairs = everything.split(split)
+    if not len(pairs):
+        raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
+    named = ["--domain", domain] if isinstance(domain, str) else []
+    command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, "--seed", str(seed)]
+    return score(
+        clip,
+        pairs,
+        chosen,
+        labels=all_labels(everything),
+        data_name=data_name(data),
+        split=split,
+        seed=seed,
+        repeat=shlex.join(command),
+        notes=_notes(clip, everything),
+        progress=progress,
+    )
+
+
+def score(
     clip: Clip,
     pairs: Pairs,
     domain: Domain,
@@ -82,56 +137,6 @@ def evaluate(
     )
 
 
-def evaluate_model(
-    model: Clip | str | os.PathLike[str] | Any,
-    data: str | Path,
-    *,
-    split: str = "test",
-    domain: Domain | str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Report:
-    """`honeclip.evaluate`: any model on any data.
-
-    Args:
-        model: a loaded Clip, a Run, or any model source (a run or checkpoint folder, `starter`, `NAME:TAG`, ...).
-        data: a manifest, or a folder with one named pairs.csv.
-        split: "train", "val" or "test".
-        domain: a domain, its name or file; None takes the model's own, else "general".
-        device: "auto", "cpu", "mps" or "cuda"; for a model that is loaded here.
-        seed: of the bootstrap and of the example pictures.
-        progress: called with (images done, distinct images).
-
-    Returns:
-        A report: `.metrics` is METRICS, `.save(folder)` writes the page.
-
-    Raises:
-        BadInput: the model, data, domain or split does not exist or cannot be used; the message names it.
-    """
-    if split not in ("train", "val", "test"):
-        raise BadInput(f"unknown split {split!r}: one of train, val, test")
-    clip = model if isinstance(model, Clip) else load(os.fspath(getattr(model, "folder", model)), device=device)
-    chosen = _domain(clip, domain)
-    everything = manifests.load(data, domain=chosen)
-    pairs = everything.split(split)
-    if not len(pairs):
-        raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
-    command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, "--seed", str(seed)]
-    return evaluate(
-        clip,
-        pairs,
-        chosen,
-        labels=all_labels(everything),
-        data_name=data_name(data),
-        split=split,
-        seed=seed,
-        repeat=shlex.join(command),
-        notes=[UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else [],
-        progress=progress,
-    )
-
-
 def all_labels(pairs: Pairs) -> tuple[str, ...]:
     """The distinct labels of a data set, sorted."""
     return tuple(sorted({label for own in pairs.labels for label in own}))
@@ -145,6 +150,14 @@ def data_name(data: str | Path) -> str:
     return path.parent.resolve().name if path.stem == "pairs" else path.stem
 
 
+def _source(model: str | os.PathLike[str] | Any) -> str:
+    """Where a model is: a source as it is, the folder of a Run."""
+    try:
+        return os.fspath(getattr(model, "folder", model))
+    except TypeError:
+        raise BadInput(f"a {type(model).__name__} is no model: give a Clip, a Run, or a model source") from None
+
+
 def _domain(clip: Clip, given: Domain | str | None) -> Domain:
     if isinstance(given, Domain):
         return given
@@ -153,9 +166,19 @@ def _domain(clip: Clip, given: Domain | str | None) -> Domain:
     return domains.load(given or "general")
 
 
+def _notes(clip: Clip, everything: Pairs) -> list[str]:
+    """What a reader of these figures must know of the model and of the data."""
+    out = [UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else []
+    bad = everything.total_rows - len(everything)
+    if bad:
+        out.append(
+            f"{bad} of {everything.total_rows} rows cannot be used; `honeclip check {everything.source}` says why."
+        )
+    return [*out, *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in everything.notes)]
+
+
 def _split_counts(pairs: Pairs) -> str:
-    counts = {name: pairs.splits.count(name) for name in ("train", "val", "test")}
-    return "there are " + ", ".join(f"{count} in {name}" for name, count in counts.items())
+    return "there are " + ", ".join(f"{pairs.splits.count(name)} in {name}" for name in SPLITS)
 
 
 def _environment(clip: Clip, pairs: Pairs, domain: Domain, seconds: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Figure = dict[str, float]
 
 
 def resampled(queries: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Indices]:
-    """Blocks (r, queries) of indices drawn with replacement, `resamples` rows in all: the same for the same arguments."""
+    """Blocks (r, queries) of indices drawn with replacement, `resamples` rows in all; equal arguments, equal rows."""
     random = np.random.default_rng(seed)
     block = max(1, BLOCK // max(1, queries))
     for start in range(0, resamples, block):

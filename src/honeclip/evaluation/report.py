@@ -105,24 +105,29 @@ def write(
     """
     environment = dict(after.environment if environment is None else environment)
     difference = paired_difference(before.answers, after.answers, after.seed) if before else None
-    found: dict[str, Any] = {"before": before and before.metrics, "after": after.metrics, "difference": difference}
+    old = before.metrics if before else None
+    found: dict[str, Any] = {"before": old, "after": after.metrics, "difference": difference}
     stored = {**{name: value for name, value in found.items() if value is not None}, "environment": environment}
     data = str(after.metrics["data"])
-    sections = [("Data and machine", environment), *([("Settings", settings)] if settings else [])]
+    sections = [
+        {"title": "Data and machine", "rows": wording.told(environment)},
+        *([{"title": "Settings", "rows": wording.flat(settings)}] if settings else []),
+    ]
     page = render(
         "report.html",
         title=title or (f"{data}: before and after" if before else f"{data}: evaluation"),
-        verdict=wording.verdict(before and before.metrics, after.metrics, difference),
+        verdict=wording.verdict(old, after.metrics, difference, after.answers),
         facts_line=wording.facts(after.metrics, environment),
         split=after.metrics["split"],
-        **wording.table(before and before.metrics, after.metrics, difference, after.answers),
+        **wording.table(old, after.metrics, difference, after.answers),
         charts=_charts(before, after, events),
         notes=[*notes, *(wording.UNPAIRED if before and difference is None else ())],
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),
-        sections=[{"title": name, "rows": wording.flat(facts)} for name, facts in sections],
+        sections=sections,
         repeat=repeat or after.repeat,
         method=wording.METHOD,
+        cosine=wording.cosine,
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -134,16 +139,19 @@ def _charts(before: Report | None, after: Report, events: Sequence[Mapping[str, 
     """The figures of the page, those that there is data for."""
     both = [("before", before, 0), ("after", after, 1)] if before else [("model", after, 1)]
     known = [(name, one, colour) for name, one, colour in both if one is not None]
+    says = wording.verdict(before.metrics if before else None, after.metrics, None)
+    out = []
     rows = wording.shares(after.metrics)
-    series = [(name, [_dot(wording.at(one.metrics, path)) for _, path in rows]) for name, one, _ in known]
-    says = wording.verdict(before and before.metrics, after.metrics, None)
-    out = [
-        {
-            "title": "Scores with their intervals",
-            "svg": dots([name for name, _ in rows], series, x_label="share right (0 to 1, more is better)", says=says),
-            "caption": "Dots are the values, lines their 95 % intervals.",
-        }
-    ]
+    if rows:  # data too small for any R@k, and without labels, has none
+        series = [(name, [_dot(wording.at(one.metrics, path)) for _, path in rows]) for name, one, _ in known]
+        x_label = "share right (0 to 1, more is better)"
+        out.append(
+            {
+                "title": "Scores with their intervals",
+                "svg": dots([name for name, _ in rows], series, x_label=x_label, says=says),
+                "caption": "Dots are the values, lines their 95 % intervals.",
+            }
+        )
     candidates = len(after.answers.ranks.text_to_image)
     curves = [Series(name, *_cumulative(one), colour=colour) for name, one, colour in known]
     ks = curves[-1].x
@@ -215,7 +223,7 @@ def _classes(before: Report | None, after: Report) -> dict[str, Any]:
     columns = [*(["recall before"] if old else []), "recall after" if old else "recall", "precision"]
     shown = []
     for row in rows:
-        earlier = [wording.share(known[row["label"]]["recall"]) if row["label"] in known else "–"] if old else []
+        earlier = [wording.share(known.get(row["label"], {}).get("recall"))] if old else []
         shown.append({**row, "figures": [*earlier, wording.share(row["recall"]), wording.share(row["precision"])]})
     return {"classes": shown, "class_columns": columns, "classes_intro": wording.CLASSES}
 

@@ -20,10 +20,11 @@ SHOTS = (
 LOWER_IS_BETTER = ("median_rank", "ece")
 
 METHOD = (
-    "R@k: share of queries with a right answer among the first k; candidates of image to text are the distinct captions, "
-    "of text to image all pictures; every partner of a repeated caption or picture is right; ties count against the "
-    "model. Intervals: 95 %, percentile bootstrap over queries with the gallery as it is. Change: both models on the "
-    "same resampled queries."
+    "R@k: share of queries with a right answer among the first k; candidates of image to text are the distinct "
+    "captions, of text to image all pictures; every partner of a repeated caption or picture is right; ties count "
+    "against the model. Intervals: 95 %, percentile bootstrap over queries with the gallery as it is. Change: both "
+    "models on the same resampled queries. A figure that is the same for every query has an interval without width, "
+    "however few the queries."
 )
 UNPAIRED = (
     "The two models were not asked the same queries (a picture could not be read once), so no change is given.",
@@ -31,14 +32,14 @@ UNPAIRED = (
 EXAMPLES = (
     (
         "sample",
-        "Pictures drawn at random",
-        "With the captions that the model finds nearest, best first, and their cosine.",
+        "Pictures chosen at random",
+        "With the captions that the model finds nearest, best first. The number is the cosine of picture and caption.",
     ),
     ("worst", "Where it fails", "The pictures whose right caption came furthest down."),
 )
 CLASSES = (
-    "Each picture is given the label whose prompts are nearest. Recall: share of the pictures of a class that were given "
-    "it; precision: share of the pictures given a class that are of it."
+    "Each picture is given the label whose prompts are nearest. Recall: share of the pictures of a class that were "
+    "given it; precision: share of the pictures given a class that are of it."
 )
 
 
@@ -51,23 +52,33 @@ def at(found: Mapping[str, Any] | None, path: Sequence[str]) -> Any:
     return found
 
 
-def verdict(before: Metrics | None, after: Metrics, difference: Mapping[str, Any] | None) -> str:
-    """One sentence: what changed in the most telling retrieval figure, and whether that is clear of chance."""
+def verdict(
+    before: Metrics | None, after: Metrics, difference: Mapping[str, Any] | None, answers: Answers | None = None
+) -> str:
+    """One sentence on the most telling retrieval figure.
+
+    Args:
+        before: METRICS of the model before a run; None where there is one model only.
+        after: METRICS.
+        difference: the paired difference, where there is one.
+        answers: those of `after`: what chance gives is said as well, where there is one model only.
+    """
     path, words = _headline(after)
     new, old, change = at(after, path), at(before, path), at(difference, path)
     pairs = f"{after['pairs']} {'held-out' if after['split'] == 'test' else after['split']} pairs"
     if old is None:
-        return f"{words} is {_value(path, new)} (95 % interval {_span(path, new)}) on {pairs} of {after['data']}."
+        chance = _chance(path[-1], len(answers.ranks.text_to_image)) if answers and path[1] == "image_to_text" else None
+        guess = "" if chance is None else f", chance {_value(path, {'value': chance})}"
+        return (
+            f"{words} is {_value(path, new)} (95 % interval {_span(path, new)}{guess}) on {pairs} of {after['data']}."
+        )
     moved = "rose" if new["value"] > old["value"] else "fell" if new["value"] < old["value"] else "stayed"
-    start = (
-        f"{words} {moved} from {_value(path, old)} to {_value(path, new)}"
-        if moved != "stayed"
-        else (f"{words} stayed at {_value(path, new)}")
-    )
+    values = f"at {_value(path, new)}" if moved == "stayed" else f"from {_value(path, old)} to {_value(path, new)}"
+    start = f"{words} {moved} {values}"
     if change is None:
         return f"{start} on {pairs} of {after['data']}."
     span = f"{_signed(path, change['low'])} to {_signed(path, change['high'])}"
-    sure = "" if _clear(change) else ": too few to tell from chance"
+    sure = "" if _clear(change) or moved == "stayed" else ": that could be chance"
     return f"{start} ({_signed(path, change['value'])}, 95 % interval {span}) on {pairs} of {after['data']}{sure}."
 
 
@@ -124,9 +135,24 @@ def score_words(scored: Sequence[Mapping[str, Any]]) -> str:
     return f"On the validation split: {words}."
 
 
-def share(value: float) -> str:
-    """0.873 -> "0.87"."""
-    return f"{value:.2f}"
+def share(value: float | None) -> str:
+    """0.873 -> "0.87"; None, where there is no such figure, -> a dash."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def cosine(value: float) -> str:
+    """0.3 -> "0.30", with a real minus sign."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def told(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Model, data and machine, a row each; what is nested becomes one row of names and values."""
+    rows = []
+    for name, value in environment.items():
+        text = ", ".join(f"{one} {of}" for one, of in flat(value)) if isinstance(value, Mapping) else str(value)
+        if value is not None and text:
+            rows.append((name.replace("_", " "), text))
+    return rows
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -182,7 +208,7 @@ def _change(path: Sequence[str], figure: Mapping[str, float] | None) -> dict[str
     return {**out, "kind": "good" if better else "bad", "word": "better" if better else "worse"}
 
 
-def _chance(name: str, candidates: int) -> float | None:
+def _chance(name: str, candidates: int) -> float:
     """What ranking at random gives a query with one right candidate."""
     return (candidates + 1) / 2 if name == "median_rank" else min(1.0, int(name.removeprefix("R@")) / candidates)
 

@@ -146,12 +146,14 @@ def zeroshot(found: Predictions, seed: int = 0) -> dict[str, Any]:
 
 
 def per_class(found: Predictions) -> list[dict[str, Any]]:
-    """For each class that occurs: images, recall, precision, and the class it is most often taken for (None: never)."""
+    """For each class that occurs: images, recall, precision (None: given to no image), and what it is most often taken
+    for (None: for nothing else)."""
     occurring = np.unique(found.truth)
     precision, recall, _, support = precision_recall_fscore_support(
         found.truth, found.predicted, labels=occurring, zero_division=0
     )
     out = []
+    given = np.bincount(found.predicted, minlength=len(found.classes))
     for place, label in enumerate(occurring):
         wrong = found.predicted[(found.truth == label) & (found.predicted != label)]
         taken = found.classes[int(np.bincount(wrong).argmax())] if len(wrong) else None
@@ -160,7 +162,7 @@ def per_class(found: Predictions) -> list[dict[str, Any]]:
                 "label": found.classes[int(label)],
                 "images": int(support[place]),
                 "recall": float(recall[place]),
-                "precision": float(precision[place]),
+                "precision": float(precision[place]) if given[label] else None,
                 "taken_for": taken,
             }
         )

@@ -1,8 +1,8 @@
 """The two towers of a CLIP, each as a body that gives features and a head that projects them.
 
 body(x) -> features (B, F), head(features) -> embeddings (B, D), not normalised; head(body(x)) is the model's own
-`encode_image` or `encode_text`. Features of a frozen body are computed once, so the cut lies where the last frozen layer
-ends: before the projection. A tower without a projection has the identity as its head.
+`encode_image` or `encode_text`. Features of a frozen body are computed once, so the cut lies where the last frozen
+layer ends: before the projection. A tower without a projection has the identity as its head.
 
 Text is cut to the longest caption at hand where the tower cannot see what is cut off (`trim`). All callables look their
 modules up when they are called, so a head that is replaced later is seen.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.hf_model import HFTextEncoder
@@ -34,6 +34,8 @@ TRIM_MULTIPLE = 8
 
 TRIM_TOLERANCE = 1e-5
 """Largest difference of unit embeddings, full against trimmed, with which a tower counts as blind to padding."""
+
+PROBE_LENGTHS = (2, 5, 9, 14)
 
 Function = Callable[[Tensor], Tensor]
 
@@ -111,32 +113,32 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _vit_body(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+def _vit_body(model: Any, images_BCHW: Tensor) -> Tensor:
     visual = model.visual
     pooled: Tensor = visual._pool(visual.transformer(visual._embeds(images_BCHW)))[0]
     return pooled
 
 
-def _vit_head(model: nn.Module, features_BF: Tensor) -> Tensor:
+def _vit_head(model: Any, features_BF: Tensor) -> Tensor:
     projection = model.visual.proj
     return features_BF if projection is None else features_BF @ projection
 
 
-def _timm_body(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+def _timm_body(model: Any, images_BCHW: Tensor) -> Tensor:
     visual = model.visual
     features: Tensor = visual.trunk(images_BCHW)
     pool = getattr(visual.head, "pool", None)  # attention pooling of open_clip's adapter belongs to the body
     return features if pool is None else pool(features)
 
 
-def _timm_head(model: nn.Module, features_BF: Tensor) -> Tensor:
+def _timm_head(model: Any, features_BF: Tensor) -> Tensor:
     for name, layer in model.visual.head.named_children():
         if name != "pool":
             features_BF = layer(features_BF)
     return features_BF
 
 
-def _trunk_projection(visual: nn.Module) -> str:
+def _trunk_projection(visual: Any) -> str:
     """Name in the trunk of the classifier that serves as projection (timm_proj is null); "" where there is none."""
     if len(visual.head):
         return ""
@@ -147,13 +149,13 @@ def _trunk_projection(visual: nn.Module) -> str:
     return next((name for name, module in trunk.named_modules() if module is classifier), "")
 
 
-def _timm_pooled(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+def _timm_pooled(model: Any, images_BCHW: Tensor) -> Tensor:
     trunk = model.visual.trunk
     features: Tensor = trunk.forward_head(trunk.forward_features(images_BCHW), pre_logits=True)
     return features
 
 
-def _timm_classifier(model: nn.Module, name: str, features_BF: Tensor) -> Tensor:
+def _timm_classifier(model: Any, name: str, features_BF: Tensor) -> Tensor:
     embeddings: Tensor = model.visual.trunk.get_submodule(name)(features_BF)
     return embeddings
 
@@ -179,45 +181,50 @@ def text_tower(clip: Clip) -> Tower:
     return build(body=lambda x: model.text(x), head=_identity, prefixes=("text.",), head_prefixes=())
 
 
-def _native_body(model: nn.Module, tokens_BL: Tensor) -> Tensor:
+def _native_body(model: Any, tokens_BL: Tensor) -> Tensor:
     """open_clip's own text transformer for any number of tokens up to the context length.
 
     open_clip adds the whole position table and mask, so both are cut here; what follows is `CLIP.encode_text` and
     `TextTransformer.forward` up to the projection.
     """
+    pooled: Tensor
     if isinstance(model, CLIP):
         length = tokens_BL.shape[1]
         dtype = model.transformer.get_cast_dtype()
         x = model.token_embedding(tokens_BL).to(dtype) + model.positional_embedding[:length].to(dtype)
         x = model.ln_final(model.transformer(x, attn_mask=_cut(model.attn_mask, length)))
-        return text_global_pool(x, tokens_BL, model.text_pool_type, eos_token_id=model.text_eos_id)
+        pooled = text_global_pool(x, tokens_BL, model.text_pool_type, eos_token_id=model.text_eos_id)
+        return pooled
     text = model.text
     x, mask = text._embeds(tokens_BL)
     x = text.transformer(x, attn_mask=_cut(mask, x.shape[1]))
     if text.cls_emb is not None:
-        return text.ln_final(text_global_pool(x, pool_type="last"))
-    return text_global_pool(text.ln_final(x), tokens_BL, pool_type=text.pool_type, eos_token_id=text.eos_id)
+        pooled = text.ln_final(text_global_pool(x, pool_type="last"))
+    else:
+        pooled = text_global_pool(text.ln_final(x), tokens_BL, pool_type=text.pool_type, eos_token_id=text.eos_id)
+    return pooled
 
 
 def _cut(mask: Tensor | None, length: int) -> Tensor | None:
     return mask[:length, :length] if mask is not None and mask.ndim == 2 else mask
 
 
-def _native_head(model: nn.Module, features_BF: Tensor) -> Tensor:
+def _native_head(model: Any, features_BF: Tensor) -> Tensor:
     projection = (model if isinstance(model, CLIP) else model.text).text_projection
     if projection is None:
         return features_BF
-    return projection(features_BF) if isinstance(projection, nn.Linear) else features_BF @ projection
+    embeddings: Tensor = projection(features_BF) if isinstance(projection, nn.Linear) else features_BF @ projection
+    return embeddings
 
 
-def _hf_body(model: nn.Module, tokens_BL: Tensor) -> Tensor:
+def _hf_body(model: Any, tokens_BL: Tensor) -> Tensor:
     text = model.text
     mask = (tokens_BL != text.config.pad_token_id).long()
     features: Tensor = text.pooler(text.transformer(input_ids=tokens_BL, attention_mask=mask), mask)
     return features
 
 
-def _hf_head(model: nn.Module, features_BF: Tensor) -> Tensor:
+def _hf_head(model: Any, features_BF: Tensor) -> Tensor:
     embeddings: Tensor = model.text.proj(features_BF)
     return embeddings
 
@@ -241,7 +248,7 @@ def trim(tower: Tower, tokens_BL: Tensor) -> Tensor:
     return tokens_BL[:, : -(-needed // TRIM_MULTIPLE) * TRIM_MULTIPLE]
 
 
-def _lengths(model: nn.Module) -> Function | None:
+def _lengths(model: Any) -> Function | None:
     """How many leading tokens decide an embedding, by the way the tower is built; None where all of them do.
 
     A causal tower that is pooled at the end-of-text token cannot look past it; a masked one skips its padding. SigLIP's
@@ -285,24 +292,26 @@ def sees_no_padding(clip: Clip) -> bool:
     model, lengths = clip.model, _lengths(clip.model)
     if lengths is None:
         return False
-    tokens_BL = _probes(model, clip.preprocess.context_length)
+    tokens_BL = probes(model, clip.preprocess.context_length)
     tower = text_tower(clip)
     short_BL = tokens_BL[:, : -(-int(lengths(tokens_BL).max()) // TRIM_MULTIPLE) * TRIM_MULTIPLE]
-    full_BD, short_BD = (normalize(tower(tokens.to(model.logit_scale.device)), dim=-1) for tokens in (tokens_BL, short_BL))
+    full_BD, short_BD = (
+        normalize(tower(tokens.to(model.logit_scale.device)), dim=-1) for tokens in (tokens_BL, short_BL)
+    )
     return bool((full_BD - short_BD).abs().max() <= TRIM_TOLERANCE)
 
 
-def _probes(model: nn.Module, context_length: int) -> Tensor:
-    """int64 (4, L): captions of several lengths, ended and padded as the tower expects."""
+def probes(model: Any, context_length: int, rows: int = 4) -> Tensor:
+    """int64 (rows, L), on the CPU: captions of several lengths, ended and padded as the tower expects."""
     text = model if isinstance(model, CLIP) else model.text
     pool = getattr(text, "text_pool_type", getattr(text, "pool_type", ""))
     vocabulary = int(text.vocab_size)
     pad = int(text.config.pad_token_id) if isinstance(text, HFTextEncoder) else 0
     end = int(getattr(text, "text_eos_id", getattr(text, "eos_id", 0))) if pool == "eos" else vocabulary - 1
     generator = torch.Generator().manual_seed(0)
-    tokens_BL = torch.full((4, context_length), pad)
-    for row, length in enumerate((2, 5, 9, 14)):
-        length = min(length, context_length)
+    tokens_BL = torch.full((rows, context_length), pad)
+    for row in range(rows):
+        length = min(PROBE_LENGTHS[row % len(PROBE_LENGTHS)], context_length)
         words = torch.randint(min(5, vocabulary - 2), vocabulary - 1, (length,), generator=generator)
         words[words == end] -= 1
         words[-1] = end
@@ -347,5 +356,6 @@ def check_batch_statistics(model: nn.Module) -> None:
         named = ", ".join(at_fault[:3]) + (f" and {len(at_fault) - 3} more" if len(at_fault) > 3 else "")
         raise StepError(
             f"batch normalisation would use the statistics of each micro-batch in {named}, so that the gradient would "
-            "depend on the micro-batch: put them into eval mode (model.towers.freeze_batch_norm), or give them stored statistics"
+            "depend on the micro-batch: put them into eval mode (model.towers.freeze_batch_norm), or give them stored "
+            "statistics"
         )

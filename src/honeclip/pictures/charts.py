@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
@@ -30,9 +29,10 @@ _COLOURS = {
     SOFT: "var(--soft)",
     LINE: "var(--line)",
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "honeclip",
+    "text.parse_math": False,  # a dollar sign is a dollar sign
     "font.family": "DejaVu Sans",  # comes with matplotlib: measures text; the page's own font is shown
     "font.size": 9,
     "text.color": INK,
@@ -139,9 +139,10 @@ def dots(names: Sequence[str], series: Sequence[tuple[str, Sequence[Dot | None]]
         for number, (name, found) in enumerate(series):
             shift = 0.22 * (number - (len(series) - 1) / 2)
             rows = [(row + shift, dot) for row, dot in enumerate(found) if dot is not None]
-            colour = SERIES[3 - len(SERIES) + number] if len(series) > 1 else SERIES[1]
+            colour = SERIES[number] if len(series) > 1 else SERIES[1]
             axes.hlines([y for y, _ in rows], [d.low for _, d in rows], [d.high for _, d in rows], color=colour, lw=1.4)
-            axes.plot([d.value for _, d in rows], [y for y, _ in rows], "o", color=colour, markersize=4.5, label=name)
+            values, heights = [d.value for _, d in rows], [y for y, _ in rows]
+            axes.plot(values, heights, "o", color=colour, markersize=4.5, label=name, clip_on=False)  # whole at 0 and 1
         axes.set_yticks(range(len(names)), list(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(-0.01, 1.01)
@@ -165,7 +166,7 @@ def _thinned(values: Sequence[float]) -> Sequence[float]:
 
 def _svg(figure: Figure, says: str) -> str:
     out = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -14,7 +14,7 @@ import tomli_w
 
 from honeclip import config as configs
 from honeclip.config import Config
-from honeclip.errors import RunError
+from honeclip.errors import HoneclipError, RunError
 
 MAY_CHANGE = ("train.length", "memory.", "notify.")
 """Keys that a resumed run may be given anew; every other one would make it another run."""
@@ -57,64 +57,139 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def before_file(self) -> Path:
+        """What the model got before the first step, for the report at the end."""
+        return self.path / "before.json"
+
+    @property
     def is_run(self) -> bool:
         """Whether a run was begun here."""
         return self.config_file.exists()
 
 
-def begin(path: Path, config: Config, overwrite: bool) -> RunFolder:
-    """Claims a folder for a new run and writes its config.
+@dataclass(frozen=True)
+class Found:
+    """A run folder that may be written, and the config of the run in it; nothing was written yet.
+
+    Attributes:
+        folder: where the run is or will be.
+        config: the effective one.
+        going_on: whether a run that is there goes on; otherwise whatever run is there is replaced.
+    """
+
+    folder: RunFolder
+    config: Config
+    going_on: bool
+
+
+def options(
+    config: Mapping[str, Mapping[str, Any]] | None, data: object, model: object, domain: str | None
+) -> dict[str, dict[str, Any]]:
+    """What a caller gave, as sections and keys of a config."""
+    values = {section: dict(table) if isinstance(table, Mapping) else table for section, table in (config or {}).items()}
+    for section, key, value in (("data", "path", data), ("model", "source", model), ("data", "domain", domain)):
+        if value is not None:
+            values.setdefault(section, {})[key] = str(value)
+    return values
+
+
+def find(
+    path: Path, values: dict[str, dict[str, Any]], sets: list[str], file: Path | None, *, resume: bool, overwrite: bool
+) -> Found:
+    """Whether and as what a run may be written into a folder. Nothing is written.
 
     Raises:
-        RunError: a run is there already and `overwrite` is False, or the folder holds something else.
+        ConfigError: wrong keys or values.
+        RunError: a run is there and it is to be neither resumed nor replaced, or there is none to resume, or something
+            was given that would make it another run.
     """
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; name a folder for the run")
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite replaces it: give one of the two")
+    if resume:
+        return Found(folder, _resumed(folder, values, sets, file), True)
+    config = absolute(configs.load(file, sets, values))
+    if not config.data.path:
+        raise RunError("there is nothing to train on: give --data (or data.path in the config)")
     if folder.is_run and not overwrite:
         raise RunError(
             f"{path} already holds a run; go on with --resume, replace it with --overwrite, or name another folder"
         )
-    if folder.is_run:
-        for part in (folder.checkpoints, folder.model, folder.report):
-            shutil.rmtree(part, ignore_errors=True)
-        for file in (folder.events_file, folder.result_file):
-            file.unlink(missing_ok=True)
-    path.mkdir(parents=True, exist_ok=True)
-    folder.config_file.write_text(tomli_w.dumps(config.model_dump()), encoding="utf-8")
-    return folder
+    return Found(folder, config, False)
 
 
-def resume(path: Path, sets: list[str], values: Mapping[str, Mapping[str, Any]]) -> tuple[RunFolder, Config]:
-    """The folder and config of a run that goes on, with what may change changed.
+def claim(found: Found) -> None:
+    """Makes the folder, clears away a run that is to be replaced, and writes the config. The caller holds the lock.
 
     Raises:
-        RunError: no run is there, its config is damaged, or something was given that would make it another run.
+        HoneclipError: the disk refuses.
     """
-    folder = RunFolder(path)
+    folder = found.folder
+    try:
+        if not found.going_on:
+            for part in (folder.checkpoints, folder.model, folder.report):
+                shutil.rmtree(part, ignore_errors=True)
+            for file in (folder.events_file, folder.result_file, folder.before_file):
+                file.unlink(missing_ok=True)
+        _write(folder.config_file, tomli_w.dumps(found.config.model_dump()))
+    except OSError as error:
+        raise HoneclipError(f"{folder.path} cannot be written: {error.strerror or error}") from error
+
+
+def absolute(config: Config) -> Config:
+    """The config with every path absolute, so that a run goes on from whatever folder it is resumed in."""
+    data, model = config.data, config.model
+    domain = str(Path(data.domain).expanduser().absolute()) if data.domain.endswith(".toml") else data.domain
+    source = Path(model.source).expanduser()
+    return config.model_copy(
+        update={
+            "data": data.model_copy(
+                update={"path": str(Path(data.path).expanduser().absolute()) if data.path else "", "domain": domain}
+            ),
+            "model": model.model_copy(update={"source": str(source.absolute()) if source.is_dir() else model.source}),
+        }
+    )
+
+
+def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[str], file: Path | None) -> Config:
+    """The stored config with what may change changed."""
     if not folder.is_run:
-        raise RunError(f"{path} holds no run to resume (no run.toml); start one without --resume")
+        raise RunError(f"{folder.path} holds no run to resume (no run.toml); start one without --resume")
     try:
         stored = tomllib.loads(folder.config_file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RunError(f"{folder.config_file} is damaged ({error}); start anew with --overwrite") from None
     old = configs.load(values=stored)
-    merged = {name: {**stored.get(name, {}), **values.get(name, {})} for name in stored}
-    new = configs.load(values=merged, sets=sets)
+    given = configs.tables(file, sets, values)
+    new = absolute(configs.load(values={name: {**stored.get(name, {}), **given.get(name, {})} for name in stored}))
     differing = {key: pair for key, pair in configs.differences(old, new).items() if not key.startswith(MAY_CHANGE)}
     if differing:
         lines = [f"{key}: the run has {was!r}, this call says {now!r}" for key, (was, now) in differing.items()]
         raise RunError(
-            f"{path} was begun with other settings, so it cannot go on as the same run; leave these out or start another "
-            "run:\n" + "\n".join(lines)
+            f"{folder.path} was begun with other settings, so it cannot go on as the same run; leave these out or start "
+            "another run:\n" + "\n".join(lines)
         )
-    if old != new:
-        folder.config_file.write_text(tomli_w.dumps(new.model_dump()), encoding="utf-8")
-    return folder, new
+    return new
 
 
-def write_result(folder: RunFolder, result: dict[str, Any]) -> None:
-    """Writes what the run returned, whole or not at all."""
-    aside = folder.result_file.with_suffix(".partial")
-    aside.write_text(json.dumps(result), encoding="utf-8")
-    aside.replace(folder.result_file)
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON object, whole or not at all."""
+    _write(file, json.dumps(content))
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is nothing that can be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)

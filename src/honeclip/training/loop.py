@@ -24,17 +24,19 @@ from honeclip.training.planning import Plan
 
 @dataclass(frozen=True)
 class Step:
-    """What happened in one step: its 1-based number, the result, the gradient norm before clipping, the rate."""
+    """What happened in one step: its 1-based number, the result, the gradient norm before clipping, the rate,
+    and a sentence for each image that could not be read any more."""
 
     number: int
     result: StepResult
     grad_norm: float
     lr: float
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything that one step changes or reads."""
+    """Everything that one step changes or reads; `heads` is a stage's factor on the rate of heads."""
 
     clip: Clip
     config: Config
@@ -45,6 +47,7 @@ class Learner:
     text_feed: TextFeed
     plan: Plan
     factor: Callable[[int], float]
+    heads: float = 1.0
 
 
 def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], str]) -> Iterator[Step]:
@@ -64,7 +67,7 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
     for batch in batches:
         step = batch.draw.step
         torch.manual_seed(step_seed(config.seed, step))
-        lr = optimizers.set_rate(optimizer, learner.factor(step))
+        lr = optimizers.set_rate(optimizer, learner.factor(step), learner.heads)
         result = exact_step(learner, batch)
         _stop_unless(result.finite, step, f"the loss ({_names(result)})", last_good)
         learning = [one for group in optimizer.param_groups for one in group["params"]]
@@ -78,7 +81,7 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
         learner.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         clamp_scale(clip)
-        yield Step(step + 1, result, norm, lr)
+        yield Step(step + 1, result, norm, lr, batch.lost)
 
 
 def exact_step(learner: Learner, batch: Batch) -> StepResult:
@@ -91,7 +94,7 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
             feeds,
             [feed.inputs(batch) for feed in feeds],
             objective(learner.clip, batch, learner.config.loss),
-            micro_batch=learner.plan.micro_batch,
+            micro_batch=min(learner.plan.micro_batch, len(batch.draw.indices)),
             keep=learner.plan.keep,
             scale_loss=scaler.scale if scaler.is_enabled() else None,
         )

@@ -31,13 +31,16 @@ def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW
     fast_heads = clip.base.starts_unaligned or frozen == {"image", "text"}
     head_rate = (HEAD_RATE if fast_heads else BODY_RATE) if train.lr == "auto" else train.lr
     body_rate = BODY_RATE if train.lr == "auto" else train.lr
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_learning(clip):
         is_head = id(parameter) in heads or name in ("logit_scale", "logit_bias")
         decay = train.weight_decay if _decays(name, parameter) else 0.0
-        groups.setdefault((head_rate if is_head else body_rate, decay), []).append(parameter)
+        groups.setdefault((head_rate if is_head else body_rate, decay, is_head), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": ps, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()],
+        [
+            {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "head": head}
+            for (rate, decay, head), members in groups.items()
+        ],
         betas=BETAS,
         eps=EPSILON,
         fused=True,
@@ -54,10 +57,10 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not name.endswith(("bias", "positional_embedding", "class_embedding"))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Sets every group to `factor` of its peak rate; returns the highest rate set."""
+def set_rate(optimizer: torch.optim.Optimizer, factor: float, heads: float = 1.0) -> float:
+    """Sets every group to `factor` of its peak rate, heads to `heads` times that; returns the highest rate set."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * factor * (heads if group["head"] else 1.0)
     return max(group["lr"] for group in optimizer.param_groups)
 
 

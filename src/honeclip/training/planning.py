@@ -10,17 +10,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from honeclip.config import Memory, Train
 from honeclip.data.loader import Batch
+from honeclip.device import rng
 from honeclip.errors import BadInput
 from honeclip.schedule import parse, to_steps
 from honeclip.stepping import inputs as tower_inputs
 from honeclip.stepping.count import counting
 
-MIN_STEPS, AUTO_EPOCHS = 60, 10
-"""`train.length = "auto"`: ten times through the data, never under sixty steps."""
+MIN_STEPS, MIN_HEAD_STEPS, AUTO_EPOCHS = 60, 100, 10
+"""`train.length = "auto"`: ten times through the data, never under sixty steps; a hundred where only heads learn, whose
+steps take milliseconds."""
 
 PROBE_ROWS = 4
 """Samples that are counted; what a graph keeps grows in proportion to them."""
@@ -101,17 +101,17 @@ def make_plan(
 
 def _bytes_per_sample(feed: Any, batch: Batch, autocast: Any) -> int:
     rows = min(PROBE_ROWS, len(batch.draw.indices))
-    state = torch.get_rng_state()
+    state = rng.snapshot()
     with autocast(), counting() as kept:
         output = feed(feed.inputs(batch)[:rows])
     del output
-    torch.set_rng_state(state)
+    rng.restore(state)
     return math.ceil(kept.bytes / rows)
 
 
-def total_steps(train: Train, rows: int, batch: int, seconds_per_step: float | None) -> int:
+def total_steps(train: Train, rows: int, batch: int, seconds_per_step: float | None, heads_only: bool) -> int:
     """The length of the run in steps: as asked for, or by the data."""
     steps_per_epoch = rows / batch
     if train.length == "auto":
-        return max(MIN_STEPS, math.ceil(AUTO_EPOCHS * steps_per_epoch))
+        return max(MIN_HEAD_STEPS if heads_only else MIN_STEPS, math.ceil(AUTO_EPOCHS * steps_per_epoch))
     return max(1, to_steps(parse(train.length), steps_per_epoch, None, seconds_per_step))

@@ -30,7 +30,7 @@ class Stop:
             os._exit(128 + number)
         self.wanted = number
         if not self.waits:
-            raise Interrupted(number, "stopped before the first step; nothing was lost")
+            raise Interrupted(number, "stopped between steps; nothing was lost: what was saved goes on with --resume")
 
 
 @contextmanager

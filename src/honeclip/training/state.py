@@ -6,7 +6,7 @@ step, so the position is one number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from honeclip.checkpoint.save import RunState
 from honeclip.device import rng
@@ -29,6 +29,7 @@ class Position:
         best_score: the best since; None before the first evaluation.
         worse: evaluations since the best one.
         peak_bytes: the largest peak of memory seen.
+        samples: pairs that went through a step.
     """
 
     step: int
@@ -38,10 +39,18 @@ class Position:
     best_score: float | None = None
     worse: int = 0
     peak_bytes: int = 0
+    samples: int = 0
 
 
-def capture(learner: Learner, position: Position, events_offset: int) -> RunState:
-    """The run as tensors and JSON. The tensors are the live ones: write them before the next step."""
+def capture(learner: Learner, position: Position, events_offset: int, stage: int) -> RunState:
+    """The run as tensors and JSON. The tensors are the live ones: write them before the next step.
+
+    Args:
+        learner: model, optimizer and plan as they are now.
+        position: where the run stands.
+        events_offset: bytes of events.jsonl that belong to it.
+        stage: the first step of the stage that the plan is for.
+    """
     clip = learner.clip
     weights = {name: value.detach() for name, value in clip.model.state_dict().items()}
     return RunState(
@@ -60,14 +69,17 @@ def capture(learner: Learner, position: Position, events_offset: int) -> RunStat
             "best_score": position.best_score,
             "worse": position.worse,
             "peak_bytes": position.peak_bytes,
+            "samples": position.samples,
+            "stage": stage,
+            "length": learner.config.train.length,
             "scaler": learner.scaler.state_dict(),
         },
         events_offset=events_offset,
     )
 
 
-def restore(state: RunState, learner: Learner) -> tuple[Learner, Position]:
-    """Puts a checkpoint's state into a learner that was built from the same config.
+def restore(state: RunState, learner: Learner, total_steps: int) -> Position:
+    """Puts a checkpoint's state into a learner that was built from the same config; gives the position.
 
     Raises:
         RunError: the weights are those of another model.
@@ -81,13 +93,18 @@ def restore(state: RunState, learner: Learner) -> tuple[Learner, Position]:
     stored = state.json
     if stored["scaler"]:
         learner.scaler.load_state_dict(stored["scaler"])
-    position = Position(
+    return Position(
         step=state.step,
-        total_steps=state.total_steps,
+        total_steps=total_steps,
         elapsed_s=state.elapsed_s,
         start_score=stored["start_score"],
         best_score=stored["best_score"],
         worse=stored["worse"],
         peak_bytes=stored["peak_bytes"],
+        samples=stored["samples"],
     )
-    return replace(learner, plan=Plan.from_json(stored["plan"])), position
+
+
+def stored_plan(state: RunState, stage: int) -> Plan | None:
+    """The plan that the run had, where it was made for the stage that begins at that step."""
+    return Plan.from_json(state.json["plan"]) if state.json["stage"] == stage else None

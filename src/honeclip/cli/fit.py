@@ -1,0 +1,69 @@
+"""`honeclip fit`: fine-tunes a model on pairs, measures it before and after, hands it over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Command(typer.core.TyperCommand):
+    """Adds every config key to the help, from the config itself, and only when the help is asked for."""
+
+    def format_epilog(self, ctx: object, formatter: object) -> None:
+        """Writes the keys below the options."""
+        from honeclip import config
+
+        with formatter.section("Config keys, with their defaults (--set section.key=value)"):  # type: ignore[attr-defined]
+            for line in config.describe().splitlines():
+                formatter.write(f"  {line}\n")  # type: ignore[attr-defined]
+
+
+def fit(
+    out: Annotated[Path, typer.Option("--out", help="The run folder.", metavar="RUN")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Manifest, folder with a pairs.csv, or shards.", metavar="D")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME.", metavar="M")
+    ] = None,
+    domain: Annotated[str | None, typer.Option("--domain", help="Domain name or file.", metavar="N")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with any of the keys below.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="One key, above the file: train.batch=128.", metavar="A.B=V")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN; nothing else is needed.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Fine-tune a model on image-text pairs, measure it before and after on held-out ones, and write a report.
+
+    The loss sees the whole effective batch, whatever fits into memory at once. A killed run goes on with --resume.
+
+    Example: honeclip fit --data pairs.csv --out runs/a --set train.length="5 epochs"
+    """
+    from honeclip.cli.output import emit, show
+    from honeclip.training.run import fit as work
+
+    run = work(
+        data,
+        out,
+        model,
+        domain,
+        config_file=config,
+        sets=sets or (),
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if as_json:
+        emit(run.to_json())
+        return
+    if run.after:
+        from honeclip.evaluation import wording
+
+        show(wording.verdict(run.before or None, run.after, None))
+        show(f"report: {run.folder / 'report' / 'index.html'}")
+    show(f"model:  {run.model_folder}")

@@ -1,0 +1,112 @@
+"""Which precision a device computes in, and why. Weights stay float32; half precision is autocast around the towers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from honeclip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from honeclip.device.device import Device
+
+NAMES = ("auto", "fp32", "bf16", "fp16", "fp64")
+
+HALF_ON_MPS_SINCE = (2, 13)
+"""Causal attention in half precision gives wrong numbers on MPS before it (pytorch issue 195910)."""
+
+BF16_CHIP = 3
+"""The first generation of Apple's M chips whose GPU computes bf16; M1 and M2 emulate it (transformers issue 40458)."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A choice and its reason.
+
+    Attributes:
+        name: "fp32", "bf16", "fp16" or "fp64".
+        reason: why, in words.
+    """
+
+    name: str
+    reason: str
+
+
+def choose(device: Device, wanted: str = "auto") -> Precision:
+    """The precision for training on a device.
+
+    Args:
+        device: what `detect.choose` gave.
+        wanted: "auto", or a name; then it is checked against what the device computes rightly.
+
+    Raises:
+        ConfigError: an unknown name, or a precision that this device does not have.
+    """
+    if wanted not in NAMES:
+        raise ConfigError(f"train.precision={wanted}: it is one of {', '.join(NAMES)}")
+    fault = _fault(device, wanted)
+    if fault:
+        raise ConfigError(f"train.precision={wanted}: {fault}")
+    return _automatic(device) if wanted == "auto" else Precision(wanted, _asked(device, wanted))
+
+
+def autocast_dtype(name: str) -> torch.dtype | None:
+    """The dtype of autocast: float16, bfloat16, or None where there is no autocast (fp32, fp64)."""
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(name)
+
+
+def weight_dtype(name: str) -> torch.dtype:
+    """The dtype of weights and their gradients: float64 for fp64, otherwise float32."""
+    return torch.float64 if name == "fp64" else torch.float32
+
+
+def _automatic(device: Device) -> Precision:
+    found = device.platform
+    if device.backend == "mps":
+        if found.torch < HALF_ON_MPS_SINCE:
+            return Precision("fp32", f"torch {_dotted(found.torch)}: half precision on MPS is wrong before torch 2.13")
+        return Precision(
+            "fp16", f"{found.mps_chip or 'Apple GPU'}: fp16 autocast on fp32 weights, with a gradient scaler"
+        )
+    if device.backend == "cuda":
+        if found.cuda_bf16:
+            return Precision("bf16", f"{found.cuda_name} computes bf16: autocast on fp32 weights, no gradient scaler")
+        return Precision("fp16", f"{found.cuda_name} does not compute bf16: fp16 autocast with a gradient scaler")
+    if found.cpu_bf16:
+        return Precision(
+            "bf16",
+            f"the CPU computes bf16 ({found.cpu_bf16}): autocast on fp32 weights. The same command repeats bit for bit "
+            "on this kind of CPU; one without the flag would train in fp32 (train.precision=fp32 is the same on both)",
+        )
+    return Precision("fp32", "the CPU has neither avx512_bf16 nor amx_bf16, and emulated bf16 is slower than fp32")
+
+
+def _fault(device: Device, wanted: str) -> str:
+    """Why the device cannot have this precision; empty if it can."""
+    found = device.platform
+    if wanted == "fp64" and device.backend != "cpu":
+        return f"float64 is for proofs on a CPU, and this is {device.name}; use --device cpu, or fp32"
+    if device.backend == "mps" and wanted in ("fp16", "bf16") and found.torch < HALF_ON_MPS_SINCE:
+        return f"torch {_dotted(found.torch)} computes half precision wrongly on MPS; use fp32, or torch 2.13 and newer"
+    if device.backend == "mps" and wanted == "bf16" and not _computes_bf16(found.mps_chip):
+        return f"{found.mps_chip or 'this GPU'} emulates bf16, M3 and newer compute it; use fp16 or fp32"
+    if device.backend == "cuda" and wanted == "bf16" and not found.cuda_bf16:
+        return f"{found.cuda_name} does not compute bf16; use fp16 or fp32"
+    return ""
+
+
+def _asked(device: Device, wanted: str) -> str:
+    slow = device.backend == "cpu" and (wanted == "fp16" or (wanted == "bf16" and not device.platform.cpu_bf16))
+    return "asked for" + (f"; this CPU emulates {wanted}, which is slower than fp32" if slow else "")
+
+
+def _computes_bf16(chip: str) -> bool:
+    generation = re.search(r"\bM(\d+)\b", chip)
+    return generation is not None and int(generation[1]) >= BF16_CHIP
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,277 @@
+"""`Preprocess`: all that stands between files and strings and the tensors that a model takes.
+
+It is the only home of the effective image size and context length. Pixels are those of open_clip's own evaluation
+transform (`open_clip.transform.image_transform_v2`), bit for bit, whose resize is called, not written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from honeclip.errors import ModelError
+from honeclip.preprocess import images, rules
+from honeclip.preprocess.images import LIMITS, Limits
+from honeclip.preprocess.tokens import Tokenizer
+
+Resize = Literal["shortest", "longest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+Triple = tuple[float, float, float]
+
+MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+"""Of OpenAI's CLIP (open_clip.constants), which open_clip takes where nothing else is said."""
+
+CONTEXT_LENGTH = 77
+
+LONGEST_RATIO = 100
+"""Of an image's sides. "shortest" keeps the middle of a longer one; see `_bounded`."""
+
+log = logging.getLogger(__name__)
+
+_warned: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model sees images and texts.
+
+    Attributes:
+        size_px: side of the square that the model takes.
+        mean: of each channel, of pixels within 0..1; subtracted.
+        std: of each channel; divided by.
+        resize: "shortest" (shorter side to the size, the middle is kept), "longest" (longer side to the size, the rest
+            filled) or "squash" (both sides to the size).
+        fill: grey value 0 to 255 of what "longest" fills.
+        interpolation: "bicubic" or "bilinear".
+        tokenizer: None where texts are not needed, as in a process that decodes, or where its files are out of reach.
+        context_length: tokens at which texts are cut.
+
+    Raises:
+        ModelError: a value that cannot be.
+    """
+
+    size_px: int
+    mean: Triple = MEAN
+    std: Triple = STD
+    resize: Resize = "shortest"
+    fill: int = 0
+    interpolation: Interpolation = "bicubic"
+    tokenizer: Tokenizer | None = None
+    context_length: int = CONTEXT_LENGTH
+
+    def __post_init__(self) -> None:
+        faults = [
+            (self.size_px < 1, f"the size is {self.size_px} pixels"),
+            (self.context_length < 1, f"the context length is {self.context_length} tokens"),
+            (
+                not all(map(math.isfinite, (*self.mean, *self.std))) or 0 in self.std,
+                f"mean {self.mean}, std {self.std}",
+            ),
+            (self.resize not in ("shortest", "longest", "squash"), f"resize is {self.resize!r}"),
+            (self.interpolation not in ("bicubic", "bilinear"), f"interpolation is {self.interpolation!r}"),
+            (not 0 <= self.fill <= 255, f"fill is {self.fill}, and grey values go from 0 to 255"),
+        ]
+        wrong = [words for is_wrong, words in faults if is_wrong]
+        if wrong:
+            raise ModelError(f"the preprocessing cannot be: {'; '.join(wrong)}")
+        if self.tokenizer is not None and self.tokenizer.context_length != self.context_length:
+            object.__setattr__(self, "tokenizer", self.tokenizer.at_length(self.context_length))
+
+    def image(self, source: bytes | Path | Image.Image, limits: Limits = LIMITS) -> Tensor:
+        """The pixels of one image: uint8 (3, size_px, size_px) on the CPU, not yet normalised.
+
+        Args:
+            source: the bytes of a file, its path, or a Pillow image.
+            limits: of the file; see `images.decode`.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        from torchvision.transforms.functional import pil_to_tensor
+
+        image = _bounded(images.decode(source, limits), self.size_px, self.resize)
+        for transform in _transforms(self.size_px, self.resize, self.fill, self.interpolation):
+            image = transform(image)
+        pixels: Tensor = pil_to_tensor(image)
+        return pixels.contiguous()
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """The tokens of texts: int64 (N, context_length) on the CPU; the texts are cleaned first.
+
+        The first time that texts had to be cut in this process, the log says how many.
+
+        Raises:
+            ModelError: there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ModelError("there is no tokenizer: its files are missing, so that texts cannot be used")
+        cleaned = [rules.clean(text) for text in texts]
+        tokens_NL = self.tokenizer(cleaned)
+        if self.tokenizer.fingerprint not in _warned:
+            cut = self.tokenizer.count_cut(cleaned, tokens_NL)
+            if cut:
+                _warned.add(self.tokenizer.fingerprint)
+                log.warning(
+                    "%d of %d captions are longer than %d tokens and cut there (said once; `honeclip check` lists all)",
+                    cut,
+                    len(cleaned),
+                    self.context_length,
+                )
+        return tokens_NL
+
+    @property
+    def image_fingerprint(self) -> str:
+        """SHA-256 in hex of all that decides what a model sees of an image."""
+        filled = self.fill if self.resize == "longest" else None
+        return _digest(
+            ("image", images.RULES, self.size_px, self.mean, self.std, self.resize, filled, self.interpolation)
+        )
+
+    @property
+    def text_fingerprint(self) -> str:
+        """SHA-256 in hex of all that decides what a model sees of a text."""
+        return _digest(("text", rules.RULES, self.context_length, self.tokenizer and self.tokenizer.fingerprint))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of both."""
+        return _digest((self.image_fingerprint, self.text_fingerprint))
+
+    def with_size(self, size_px: int) -> Preprocess:
+        """The same for a model that takes another size."""
+        return replace(self, size_px=size_px)
+
+    def with_context_length(self, context_length: int) -> Preprocess:
+        """The same for a model that takes longer or shorter texts."""
+        return replace(self, context_length=context_length)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tokenizer, which has files."""
+        return {
+            "size_px": self.size_px,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize": self.resize,
+            "fill": self.fill,
+            "interpolation": self.interpolation,
+            "context_length": self.context_length,
+        }
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any], tokenizer: Tokenizer | None) -> Preprocess:
+        """What `to_json` gave, with its tokenizer.
+
+        Raises:
+            ModelError: a key is missing, unknown or wrong.
+        """
+        try:
+            values = {**stored, "mean": _triple(stored["mean"]), "std": _triple(stored["std"])}
+            return Preprocess(**values, tokenizer=tokenizer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the stored preprocessing cannot be read: {type(error).__name__}: {error}") from None
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """open_clip's `preprocess_cfg`; the size stands in its `model_cfg`."""
+        return {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "resize_mode": self.resize,
+            "fill_color": self.fill,
+        }
+
+    @staticmethod
+    def from_open_clip(
+        config: Mapping[str, Any], size_px: int, tokenizer: Tokenizer | None, context_length: int | None = None
+    ) -> Preprocess:
+        """From open_clip's `preprocess_cfg` by its rules: what is missing or None has a default.
+
+        Args:
+            config: `preprocess_cfg`; other keys are passed over, as open_clip does it.
+            size_px: from `model_cfg`.
+            tokenizer: None where there is none.
+            context_length: None takes the tokenizer's, or open_clip's default without one.
+
+        Raises:
+            ModelError: a value that open_clip does not know either.
+        """
+        known = {key: value for key, value in config.items() if value is not None}
+        interpolation = known.get("interpolation", "bicubic")
+        try:
+            return Preprocess(
+                size_px=size_px,
+                mean=_triple(known.get("mean", MEAN)),
+                std=_triple(known.get("std", STD)),
+                resize=known.get("resize_mode", "shortest"),
+                fill=int(known.get("fill_color", 0)),
+                interpolation="bicubic" if interpolation == "random" else interpolation,
+                tokenizer=tokenizer,
+                context_length=context_length or (tokenizer.context_length if tokenizer else CONTEXT_LENGTH),
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"preprocess_cfg cannot be read: {error}") from None
+
+
+def normalise(images_BCHW: Tensor, mean: Triple, std: Triple, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What a model takes: (pixels / 255 - mean) / std, on the device where the pixels are.
+
+    In float32 the very values of torchvision's ToTensor and Normalize. A narrower type is rounded to at the end.
+
+    Args:
+        images_BCHW: uint8 (B, 3, H, W).
+        mean: of each channel.
+        std: of each channel.
+        dtype: of the result.
+    """
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    # made on the CPU: then no list of numbers is copied piece by piece to an accelerator
+    mean_C11, std_C11 = (torch.tensor(one, dtype=work).view(-1, 1, 1).to(images_BCHW.device) for one in (mean, std))
+    return images_BCHW.to(work).div_(255).sub_(mean_C11).div_(std_C11).to(dtype)
+
+
+def _bounded(image: Image.Image, size_px: int, resize: Resize) -> Image.Image:
+    """An image so narrow that open_clip's resize would fail, or need gigabytes, made less narrow; others as they are.
+
+    "shortest" makes the long side size_px * ratio pixels and then cuts out the middle: here that is cut out before.
+    "longest" rounds the short side to nothing: here it keeps one pixel.
+    """
+    short, long = sorted(image.size)
+    if resize == "shortest" and long > LONGEST_RATIO * short:
+        start = (long - LONGEST_RATIO * short) // 2
+        end = start + LONGEST_RATIO * short
+        return image.crop((start, 0, end, short) if image.width == long else (0, start, short, end))
+    if resize == "longest" and round(short * size_px / long) == 0:
+        return image.resize((size_px, 1) if image.width == long else (1, size_px), Image.Resampling.BICUBIC)
+    return image
+
+
+@lru_cache(maxsize=32)
+def _transforms(size_px: int, resize: Resize, fill: int, interpolation: Interpolation) -> tuple[Any, ...]:
+    """The steps of open_clip's evaluation transform that come before ToTensor, from image to image."""
+    from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
+
+    config = PreprocessCfg(size=size_px, interpolation=interpolation, resize_mode=resize, fill_color=fill)
+    steps = image_transform_v2(config, is_train=False).transforms
+    return tuple(steps[: next(place for place, step in enumerate(steps) if isinstance(step, MaybeToTensor))])
+
+
+def _triple(numbers: Any) -> Triple:
+    """One number a channel; a single one is meant for all, as in open_clip."""
+    red, green, blue = [numbers] * 3 if isinstance(numbers, int | float) else numbers
+    return float(red), float(green), float(blue)
+
+
+def _digest(facts: tuple[Any, ...]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

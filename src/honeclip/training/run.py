@@ -1,0 +1,332 @@
+"""A run from its options to its report: `fit` and `_run` read as the order in which things happen."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from honeclip.checkpoint import load as checkpoints
+from honeclip.checkpoint.lock import locked
+from honeclip.checkpoint.save import LATEST, RunState, named, save
+from honeclip.device import resident
+from honeclip.device.memory import PeakMeter
+from honeclip.errors import Interrupted
+from honeclip.monitoring.events import EventLog
+from honeclip.monitoring.terminal import Progress
+from honeclip.schedule import parse, to_steps
+from honeclip.training import folder as folders
+from honeclip.training import planning, setup, stages
+from honeclip.training.feeds import Features
+from honeclip.training.finish import finish
+from honeclip.training.folder import Found, RunFolder
+from honeclip.training.loop import Learner, Step, train
+from honeclip.training.setup import Prepared, Say
+from honeclip.training.signals import Stop, stopping
+from honeclip.training.stages import Stage
+from honeclip.training.state import Position, capture, restore, stored_plan
+from honeclip.training.validation import judge, measure
+
+SAVE_SHARE_S = 60.0
+"""A `checkpoint.every` that is a share of the run saves not oftener than this many seconds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        steps: steps done.
+        samples_per_second: over all steps, evaluation and saving left out.
+        peak_memory_bytes: see the contract: on a CPU the resident memory above what the process held after its imports.
+        before: METRICS of the model as it began, on test; {} where there is no test split.
+        after: METRICS of RUN/model.
+    """
+
+    folder: Path
+    steps: int
+    samples_per_second: float
+    peak_memory_bytes: int
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+    @property
+    def model_folder(self) -> Path:
+        """RUN/model, which open_clip loads."""
+        return RunFolder(self.folder).model
+
+    def to_json(self) -> dict[str, Any]:
+        """What `fit --json` prints."""
+        return {
+            "run": str(self.folder),
+            "model": str(self.model_folder),
+            "steps": self.steps,
+            "samples_per_second": self.samples_per_second,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "before": self.before,
+            "after": self.after,
+        }
+
+
+def fit(
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = "runs/fit",
+    model: str | os.PathLike[str] | None = None,
+    domain: str | None = None,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    config_file: Path | None = None,
+    sets: Sequence[str] = (),
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Run:
+    """`honeclip.fit`: fine-tunes a model on pairs and measures it before and after.
+
+    Args:
+        data: a manifest, or a folder with one named pairs.csv.
+        out: the run folder.
+        model: any model source; None: as the config says, else `starter`.
+        domain: a domain's name or file; None: as the config says, else "general".
+        config: sections and keys as in a config file; `honeclip fit --help` lists them.
+        config_file: a TOML file below `config`.
+        sets: `section.key=value` texts above everything.
+        device: "auto", "cpu", "mps" or "cuda".
+        resume: goes on with the run in `out`, for which nothing else need be given.
+        overwrite: replaces a run that is in `out`.
+        report: told what is going on, a sentence at a time; None prints it on standard error, above the progress.
+
+    Raises:
+        BadInput: something given is wrong; no run was begun and none was changed.
+        NonFiniteError: a loss or gradient became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM; the run was saved.
+    """
+    values = folders.options(config, data, model, domain)
+    with Progress() as progress, stopping() as stop:
+        say = report or progress.say
+        found = folders.find(Path(out), values, list(sets), config_file, resume=resume, overwrite=overwrite)
+        done = _finished(found) if resume else None
+        if done is not None:
+            say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
+            return done
+        imports_bytes = resident.now_bytes()
+        prepared = setup.prepare(found.config, device, say, progress)
+        with locked(found.folder.path):
+            folders.claim(found)
+            return _run(found.folder, prepared, imports_bytes, stop, say, progress)
+
+
+def _finished(found: Found) -> Run | None:
+    """What a finished run of the same length returned; None where there is something left to do."""
+    stored = folders.read_json(found.folder.result_file)
+    if stored is None or stored["length"] != found.config.train.length:
+        return None
+    run = stored["result"]
+    return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
+
+
+def _run(
+    folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, say: Say, progress: Progress
+) -> Run:
+    """The run itself, in a folder that is its own."""
+    config, clip = prepared.config, prepared.clip
+    folder.result_file.unlink(missing_ok=True)
+    # 1. where it stands, and what the model got before its first step
+    newest = checkpoints.latest_good(folder.checkpoints, say)
+    state = checkpoints.read(newest) if newest else None
+    before = setup.score_before(prepared, folder, progress)
+    # 2. features of bodies that are frozen for a while or for good
+    frozen = stages.frozen_towers(clip, config.model.freeze)
+    known = setup.train_features(prepared, stages.ever_frozen(clip, config.model.freeze), progress)
+    caches = setup.caches(prepared, frozen)
+    learner = setup.build(prepared, frozen, known)
+    # 3. how long, in which stages
+    total, seconds = _length(prepared, learner, known, state)
+    table = stages.table(clip, config.model.freeze, total)
+    factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
+    learner = replace(learner, factor=factor)
+    # 4. the steps
+    log = EventLog(folder.events_file)
+    log.truncate(state.events_offset if state else 0)
+    position = restore(state, learner, total) if state else Position(0, total)
+    session = _Session(folder, prepared, known, table, log, stop, say, progress, imports_bytes, seconds)
+    if state is None:
+        position = session.first_score(learner, position, caches)
+    else:
+        say(f"going on after step {position.step} of {total}")
+    position = session.train(learner, position, state, caches)
+    log.close()
+    # 5. the model that is handed over, and what it won
+    after = finish(folder, config, prepared.asked("test"), before, prepared.device, say)
+    run = Run(
+        folder=folder.path,
+        steps=position.step,
+        samples_per_second=position.samples / position.elapsed_s if position.elapsed_s else 0.0,
+        peak_memory_bytes=position.peak_bytes,
+        before=before.metrics if before else {},
+        after=after.metrics if after else {},
+    )
+    folders.write_json(folder.result_file, {"length": config.train.length, "result": run.to_json()})
+    return run
+
+
+def _length(
+    prepared: Prepared, learner: Learner, known: Features, state: RunState | None
+) -> tuple[int, float | None]:
+    """Steps of the run, and seconds a step where a duration is in minutes.
+
+    A run that goes on with the same `train.length` keeps its number of steps, however long a step takes today.
+    """
+    config = prepared.config
+    seconds = None
+    if setup.needs_timing(config):
+        last = Stage(0, 1, stages.frozen_towers(prepared.clip, config.model.freeze))
+        timed = setup.enter(prepared, learner, last, known, None)
+        seconds = setup.seconds_per_step(prepared, timed, last)
+    if state is not None and state.json["length"] == config.train.length:
+        return state.total_steps, seconds
+    return planning.total_steps(config.train, len(prepared.train), prepared.batch, seconds, bool(known.both)), seconds
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What stays the same while a run goes on."""
+
+    folder: RunFolder
+    prepared: Prepared
+    known: Features
+    table: tuple[Stage, ...]
+    log: EventLog
+    stop: Stop
+    say: Say
+    progress: Progress
+    imports_bytes: int
+    seconds: float | None
+
+    def every(self, duration: str | int, total: int) -> int:
+        """A duration of the config in steps."""
+        return to_steps(parse(duration), self.prepared.steps_per_epoch, total, self.seconds)
+
+    def first_score(self, learner: Learner, position: Position, caches: Any) -> Position:
+        """The score on val before the first step, where the run looks at val at all."""
+        asked = self.prepared.asked("val")
+        every = self.every(self.prepared.config.evaluate.every, position.total_steps)
+        if not len(asked.pairs) or not 0 < every <= position.total_steps:
+            return position
+        found = measure(learner.clip, asked, caches)
+        self.log.append("evaluation", step=0, split="val", score=found.value, words=found.words, metrics=found.metrics)
+        return replace(position, start_score=found.value)
+
+    def train(self, learner: Learner, position: Position, state: RunState | None, caches: Any) -> Position:
+        """Every step that is left, stage by stage."""
+        for stage in self.table:
+            if position.step >= stage.stop and position.step > 0:
+                continue
+            plan = stored_plan(state, stage.start) if state else None
+            learner = setup.enter(self.prepared, learner, stage, self.known, plan)
+            self.say(f"steps {position.step + 1} to {stage.stop}: {learner.plan.reason}")
+            position, go_on = self._stage(learner, position, stage, caches)
+            if not go_on:
+                break
+        return position
+
+    def _stage(self, learner: Learner, position: Position, stage: Stage, caches: Any) -> tuple[Position, bool]:
+        """The steps of one stage; False at the end where the run is to end early."""
+        config = self.prepared.config
+        evaluate_every = self.every(config.evaluate.every, position.total_steps)
+        save_every = self.every(config.checkpoint.every, position.total_steps)
+        save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
+        asked = self.prepared.asked("val")
+        batches = setup.batches(self.prepared, learner, stage, position.step)
+        saved = time.monotonic()
+        self.stop.waits = True
+        with PeakMeter(self.prepared.device) as meter:
+            started = time.perf_counter()
+            for step in train(learner, batches, self._last_good):
+                seconds = time.perf_counter() - started
+                position = self._stepped(learner, step, position, seconds, meter)
+                last = step.number == position.total_steps
+                best = False
+                if len(asked.pairs) and evaluate_every and (step.number % evaluate_every == 0 or last):
+                    if evaluate_every <= position.total_steps:
+                        position, best = self._evaluated(learner, position, asked, caches)
+                end = last or self._gives_up(position)
+                due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
+                if due or best or end or self.stop.wanted:
+                    position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
+                    kept = capture(learner, position, self.log.offset, stage.start)
+                    save(self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best)
+                    saved = time.monotonic()
+                if self.stop.wanted and not end:
+                    raise Interrupted(
+                        self.stop.wanted, f"stopped and saved after step {step.number}; go on with --resume"
+                    )
+                if end and not last:
+                    self.say(f"ended after step {step.number}: {position.worse} evaluations without a better score")
+                    return position, False
+                started = time.perf_counter()
+        self.stop.waits = False
+        return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), True
+
+    def _stepped(self, learner: Learner, step: Step, position: Position, seconds: float, meter: PeakMeter) -> Position:
+        """Writes down one step."""
+        size = self.prepared.batch
+        position = replace(
+            position, step=step.number, elapsed_s=position.elapsed_s + seconds, samples=position.samples + size
+        )
+        held = meter.now_bytes + max(0, meter.baseline - self.imports_bytes)
+        speed = size / seconds
+        result = step.result
+        self.log.append(
+            "step",
+            step=step.number,
+            loss=result.loss,
+            lr=step.lr,
+            logit_scale=float(learner.clip.logit_scale.detach().exp()),
+            samples_per_second=speed,
+            micro_batch=result.micro_batch,
+            kept=result.kept,
+            retries=result.retries,
+            memory_bytes=held,
+            grad_norm=step.grad_norm,
+            parts=result.parts,
+            seconds=result.seconds,
+        )
+        for lost in step.lost:
+            self.log.append("lost_image", step=step.number, reason=lost)
+            self.say(f"step {step.number} went on without an image: {lost}")
+        self.progress.step(
+            step.number, position.total_steps, loss=result.loss, samples_per_second=speed, memory_bytes=held
+        )
+        return position
+
+    def _evaluated(self, learner: Learner, position: Position, asked: Any, caches: Any) -> tuple[Position, bool]:
+        found = measure(learner.clip, asked, caches)
+        position, best, said = judge(position, found)
+        self.log.append(
+            "evaluation",
+            step=position.step,
+            split="val",
+            score=found.value,
+            words=found.words,
+            best=best,
+            metrics=found.metrics,
+        )
+        if said:
+            self.say(said)
+        return position, best
+
+    def _gives_up(self, position: Position) -> bool:
+        patience = self.prepared.config.train.patience
+        return bool(patience) and position.worse >= patience
+
+    def _peak(self, meter: PeakMeter) -> int:
+        return meter.peak_bytes + max(0, meter.baseline - self.imports_bytes)
+
+    def _last_good(self) -> str:
+        return named(self.folder.checkpoints, LATEST) or "none yet"

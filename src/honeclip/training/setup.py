@@ -1,0 +1,311 @@
+"""Everything before the first step: data, device and model for a config, features of frozen bodies, optimizer and plan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+
+from honeclip.config import Config
+from honeclip.data import loader, pairs
+from honeclip.data.loader import Batch
+from honeclip.data.order import order
+from honeclip.data.pairs import Pairs
+from honeclip.device import detect, precision
+from honeclip.device.device import Device
+from honeclip.device.memory import budget
+from honeclip.device.precision import Precision
+from honeclip.domains import domain as domains
+from honeclip.domains.domain import Domain
+from honeclip.embedding import features
+from honeclip.embedding.features import Features as Caches
+from honeclip.errors import DataError
+from honeclip.evaluation.evaluate import all_labels, data_name, score
+from honeclip.evaluation.report import Report
+from honeclip.model import heads, resize
+from honeclip.model.clip import Clip
+from honeclip.model.load import load
+from honeclip.monitoring.terminal import Progress
+from honeclip.schedule import parse
+from honeclip.training import folder as folders
+from honeclip.training import objective, optimizer, planning, stages
+from honeclip.training.feeds import Features, ImageFeed, TextFeed
+from honeclip.training.finish import Asked
+from honeclip.training.folder import RunFolder
+from honeclip.training.loop import Learner, exact_step, gradient_scaler
+from honeclip.training.planning import Plan
+from honeclip.training.stages import Stage
+
+Say = Callable[[str], None]
+
+TIMED_STEPS = 2
+"""Steps that are timed for a length in minutes, after one that warms up."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a config names, found and loaded; nothing was written yet.
+
+    Attributes:
+        config: the effective one.
+        device: where the run computes.
+        precision: of the towers in training.
+        everything: all usable rows of the data.
+        train: those to learn from.
+        domain: of templates, augmentation and the selection score.
+        labels: the distinct labels of the data.
+        clip: the model as it begins, at the run's size and context length.
+        batch: the effective batch: as asked for, at most the rows.
+        begins_tuned: whether the model was fine-tuned by honeclip before.
+    """
+
+    config: Config
+    device: Device
+    precision: Precision
+    everything: Pairs
+    train: Pairs
+    domain: Domain
+    labels: tuple[str, ...]
+    clip: Clip
+    batch: int
+    begins_tuned: bool
+
+    def asked(self, split: str) -> Asked:
+        """What the model is measured on, for val and test."""
+        name = data_name(self.config.data.path)
+        return Asked(self.everything.split(split), self.domain, self.labels, name, self.config.train.seed)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches that the train split makes; may be a fraction."""
+        return len(self.train) / self.batch
+
+
+def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepared:
+    """Loads everything that the config names; whatever is wrong with it comes out here.
+
+    Raises:
+        BadInput: data, domain, model, device or precision cannot be used.
+    """
+    where = detect.choose(device)
+    how = precision.choose(where, config.train.precision)
+    domain = domains.load(config.data.domain)
+    # a model's source is looked up before an hour goes into looking at images
+    clip = load(config.model.source, where)
+    if config.model.context_length != "native":
+        resize.set_context_length(clip, config.model.context_length)
+    if config.resolution.stages != "native":
+        resize.resize(clip, config.resolution.stages)
+    everything = pairs.load(
+        config.data.path,
+        columns=config.data.columns,
+        max_bad_fraction=config.data.max_bad_fraction,
+        domain=domain,
+        progress=progress.counter("looking at images"),
+    )
+    train = everything.split("train")
+    if len(train) < 2:
+        raise DataError(f"{everything.source}: the train split has {len(train)} rows, and pairs are told apart from two on")
+    batch = min(config.train.batch, len(train))
+    found = Prepared(
+        config, where, how, everything, train, domain, all_labels(everything), clip, batch, clip.domain is not None
+    )
+    _introduce(found, say)
+    return found
+
+
+def _introduce(found: Prepared, say: Say) -> None:
+    """What a person should know before the first step."""
+    config, clip, everything = found.config, found.clip, found.everything
+    say(f"device: {found.device.name}: {found.device.reason}; precision {found.precision.name}: {found.precision.reason}")
+    counts = ", ".join(f"{everything.splits.count(name)} {name}" for name in ("train", "val", "test"))
+    say(f"data: {len(everything)} of {everything.total_rows} rows can be used ({counts})")
+    for note in everything.notes:
+        say(f"note: {note}")
+    if found.batch < config.train.batch:
+        say(f"the batch of {config.train.batch} is lowered to the {found.batch} rows of the train split")
+    _say_cuts(clip, everything, say)
+    if clip.base.starts_unaligned and not found.begins_tuned:
+        say(
+            f"{config.model.source} begins unaligned: its two towers have never met, so scores start at chance. With a "
+            "network, begin with a real CLIP instead: --model ViT-B-32:datacomp_xl_s13b_b90k"
+        )
+
+
+def _say_cuts(clip: Clip, everything: Pairs, say: Say) -> None:
+    """How many captions are longer than the text tower reads."""
+    tokenizer = clip.preprocess.tokenizer
+    distinct = list(dict.fromkeys(everything.captions))
+    cut = sum(length > tokenizer.context_length for length in tokenizer.count(distinct)) if tokenizer else 0
+    if cut and tokenizer:
+        say(f"note: {cut} of {len(distinct)} captions are longer than {tokenizer.context_length} tokens and are cut there")
+
+
+def score_before(found: Prepared, folder: RunFolder, progress: Progress) -> Report | None:
+    """What the model gets on test before the first step; kept in the run folder, so that a resumed run asks once.
+
+    None where the data has no test split.
+    """
+    stored = folders.read_json(folder.before_file)
+    if stored is not None:
+        return Report.from_json(stored)
+    asked = found.asked("test")
+    if not len(asked.pairs):
+        return None
+    report = score(
+        found.clip,
+        asked.pairs,
+        asked.domain,
+        labels=asked.labels,
+        data_name=asked.data_name,
+        split="test",
+        seed=asked.seed,
+        features=caches(found, stages.frozen_towers(found.clip, found.config.model.freeze)),
+        progress=progress.counter("scoring the start"),
+    )
+    folders.write_json(folder.before_file, report.to_json())
+    return report
+
+
+def caches(found: Prepared, frozen: frozenset[str]) -> Caches:
+    """The names of the feature caches of the bodies that are frozen."""
+    return features.caches(found.clip, image="image" in frozen, text="text" in frozen)
+
+
+def train_features(found: Prepared, towers: frozenset[str], progress: Progress) -> Features:
+    """Features of the given towers' bodies for the train split, from disk or computed once."""
+    known = caches(found, towers)
+    image_NF = text_NF = None
+    if known.image:
+        counter = progress.counter("image features")
+        image_NF = features.image_features(found.clip, found.train, cache=known.image, progress=counter)
+    if known.text:
+        counter = progress.counter("text features")
+        text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
+    return Features(image_NF, text_NF)
+
+
+def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
+    """Model with its heads, optimizer and scaler, before any stage was entered.
+
+    Args:
+        found: what was prepared.
+        freeze: bodies that never learn.
+        known: features of the train split; both towers' where the model takes fresh heads.
+    """
+    clip, config = found.clip, found.config
+    if heads.takes_fresh_heads(clip):
+        assert known.image_NF is not None
+        assert known.text_NF is not None
+        heads.install(clip, known.image_NF, known.text_NF, config.train.seed)
+    clip.domain = domains.to_mapping(found.domain)
+    clip.model.to(precision.weight_dtype(found.precision.name))
+    objective.prepare(clip, config.loss)
+    names = frozenset(name for name, _ in optimizer.named_learning(clip))
+    stages.enter(clip, Stage(0, 0, freeze), names)
+    dtype = precision.weight_dtype(found.precision.name)
+    return Learner(
+        clip=clip,
+        config=config,
+        precision=found.precision,
+        optimizer=optimizer.build(clip, config.train, freeze),
+        scaler=gradient_scaler(clip, found.precision),
+        image_feed=ImageFeed(clip, None, dtype),
+        text_feed=TextFeed(clip, None, dtype),
+        plan=Plan(1, (0, 0), 0, "none yet"),
+        factor=lambda step: 1.0,
+    )
+
+
+def enter(found: Prepared, learner: Learner, stage: Stage, known: Features, plan: Plan | None) -> Learner:
+    """The learner for one stage: what learns in it, what goes through the towers, how it is cut.
+
+    Args:
+        found: what was prepared.
+        learner: as the stage before left it.
+        stage: the one that begins or goes on.
+        known: features of the train split of every body that is ever frozen.
+        plan: the stored one of a resumed run; None makes one from counted bytes.
+    """
+    ever = frozenset(name for name, _ in optimizer.named_learning(learner.clip)) | {
+        name
+        for name, parameter in learner.clip.model.named_parameters()
+        if any(parameter is one for group in learner.optimizer.param_groups for one in group["params"])
+    }
+    stages.enter(learner.clip, stage, ever)
+    learner = replace(
+        learner,
+        image_feed=replace(learner.image_feed, features_NF=known.image_NF if "image" in stage.frozen else None),
+        text_feed=replace(learner.text_feed, features_NF=known.text_NF if "text" in stage.frozen else None),
+        heads=stage.heads,
+    )
+    return replace(learner, plan=plan or _plan(found, learner, stage))
+
+
+def batches(found: Prepared, learner: Learner, stage: Stage, start: int) -> Iterator[Batch]:
+    """The batches of a stage from a 0-based step on."""
+    config = found.config
+    pixels = learner.image_feed.features_NF is None
+    draws = order(
+        len(found.train), found.batch, config.train.seed, start, size_px=found.clip.preprocess.size_px, strength=1.0
+    )
+    return loader.batches(
+        found.train,
+        found.clip.preprocess,
+        islice(draws, stage.stop - start),
+        rules=found.domain.augment if pixels else None,
+        with_images=pixels,
+        with_tokens=learner.text_feed.features_NF is None,
+        workers=workers(found) if pixels else 0,
+    )
+
+
+def workers(found: Prepared) -> int:
+    """Decoding processes: as asked for; "auto" has none on a CPU, whose cores the model needs, and threads decode."""
+    wanted = found.config.data.workers
+    if wanted != "auto":
+        return wanted
+    return 0 if found.device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+
+
+def seconds_per_step(found: Prepared, learner: Learner, stage: Stage) -> float:
+    """Measured on the first batch, without learning anything from it."""
+    batch = next(iter(batches(found, learner, replace(stage, stop=stage.start + 1), stage.start)))
+    timed = []
+    for _ in range(1 + TIMED_STEPS):
+        started = time.perf_counter()
+        exact_step(learner, batch)
+        found.device.synchronise()
+        timed.append(time.perf_counter() - started)
+    learner.optimizer.zero_grad(set_to_none=True)
+    return min(timed[1:])
+
+
+def needs_timing(config: Config) -> bool:
+    """Whether a duration of the config is in minutes."""
+    given = (config.train.length, config.evaluate.every, config.checkpoint.every, config.train.warmup)
+    return any(parse(one).unit == "minutes" for one in given if one != "auto")
+
+
+def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
+    clip = learner.clip
+    batch = next(iter(batches(found, learner, replace(stage, stop=stage.start + 1), stage.start)))
+    learning = sum(one.numel() * one.element_size() for one in clip.model.parameters() if one.requires_grad)
+    weights = sum(one.numel() * one.element_size() for one in clip.model.parameters())
+    # a gradient and Adam's two moments for all that learns
+    static = weights + 3 * learning
+    limit = budget(found.device, found.config.memory.budget_gb)
+    clip.model.train()
+    return planning.make_plan(
+        (learner.image_feed, learner.text_feed),
+        batch,
+        found.config.memory,
+        limit.bytes,
+        static,
+        lambda: found.device.autocast(found.precision.name),
+    )
+
+

@@ -1,0 +1,54 @@
+"""Scores while a run goes on: the val split through the model now and then, the best so far, and when to give up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from honeclip.embedding.features import Features
+from honeclip.evaluation.answers import Metrics, selection_score
+from honeclip.evaluation.evaluate import score
+from honeclip.model.clip import Clip
+from honeclip.training.finish import Asked
+from honeclip.training.state import Position
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluation: the number by which checkpoints are compared, what it is in words, and METRICS."""
+
+    value: float
+    words: str
+    metrics: Metrics
+
+
+def measure(clip: Clip, asked: Asked, features: Features) -> Score:
+    """The model's score on the val split, as it is now."""
+    report = score(
+        clip,
+        asked.pairs,
+        asked.domain,
+        labels=asked.labels,
+        data_name=asked.data_name,
+        split="val",
+        seed=asked.seed,
+        features=features,
+    )
+    value, words = selection_score(report.metrics, asked.domain.selection)
+    return Score(value, words, report.metrics)
+
+
+def judge(position: Position, found: Score) -> tuple[Position, bool, str]:
+    """The position after an evaluation, whether it is the best so far, and a sentence where something is to be said."""
+    best = position.best_score is None or found.value > position.best_score
+    after = replace(
+        position,
+        best_score=found.value if best else position.best_score,
+        worse=0 if best else position.worse + 1,
+    )
+    said = ""
+    if position.start_score is not None and found.value < position.start_score:
+        said = (
+            f"step {position.step}: {found.words} on val is {found.value:.3f}, below the {position.start_score:.3f} that "
+            "the model had at the start"
+        )
+    return after, best, said

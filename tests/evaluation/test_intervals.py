@@ -1,0 +1,98 @@
+"""Bootstrap intervals: coverage on known distributions, scipy's own bootstrap, and the paired difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from honeclip.evaluation import intervals
+from honeclip.evaluation.intervals import bootstrap, differences, figure, figures, resampled
+
+
+def mean_of(values: np.ndarray) -> intervals.Statistic:
+    return lambda indices: {"mean": values[indices].mean(1)}
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """A share of 0.3 of 100 queries: 95 % of the intervals should hold it; 400 experiments tell 0.95 from 0.91."""
+    draw = np.random.default_rng(7)
+    held = 0
+    for experiment in range(400):
+        found = figures(mean_of((draw.random(100) < 0.3).astype(float)), 100, seed=experiment)["mean"]
+        held += found["low"] <= 0.3 <= found["high"]
+    assert 0.91 <= held / 400 <= 0.98
+
+
+def test_the_interval_of_a_mean_is_the_textbooks():
+    values = np.random.default_rng(0).normal(5, 2, size=800)
+    found = figures(mean_of(values), 800, seed=0)["mean"]
+    half = 1.96 * values.std() / np.sqrt(800)
+    assert found["value"] == pytest.approx(values.mean(), abs=1e-12)
+    assert found["low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found["high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_scipys_bootstrap_gives_the_same_interval():
+    values = np.random.default_rng(3).exponential(size=90)
+    expected = stats.bootstrap(
+        (values,), np.median, n_resamples=5000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    found = figures(lambda indices: {"median": np.median(values[indices], axis=1)}, 90, seed=0)["median"]
+    assert found["low"] == pytest.approx(expected.low, abs=0.05)
+    assert found["high"] == pytest.approx(expected.high, abs=0.05)
+
+
+def test_a_figure_that_never_varies_has_no_width():
+    assert figures(mean_of(np.ones(12)), 12, seed=0)["mean"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert figures(mean_of(np.array([0.25])), 1, seed=0)["mean"] == {"value": 0.25, "low": 0.25, "high": 0.25}
+
+
+def test_a_seed_decides_and_the_size_of_the_blocks_does_not(monkeypatch):
+    values = np.random.default_rng(1).random(70)
+    first = bootstrap(mean_of(values), 70, seed=5)["mean"]
+    assert len(first) == intervals.RESAMPLES
+    assert np.array_equal(first, bootstrap(mean_of(values), 70, seed=5)["mean"])
+    assert not np.array_equal(first, bootstrap(mean_of(values), 70, seed=6)["mean"])
+    for block in (1, 71, 999):
+        monkeypatch.setattr(intervals, "BLOCK", block)
+        assert np.array_equal(first, bootstrap(mean_of(values), 70, seed=5)["mean"])
+
+
+def test_resamples_are_drawn_with_replacement_from_all_queries():
+    indices = np.concatenate(list(resampled(10, seed=0)))
+    assert indices.shape == (intervals.RESAMPLES, 10)
+    counts = np.bincount(indices.ravel(), minlength=10)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert any(len(set(row)) < 10 for row in indices.tolist())
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals():
+    """A query that is hard for one model is hard for the other, so most of what varies cancels."""
+    draw = np.random.default_rng(2)
+    hard = draw.random(300)
+    before, after = ((draw.random(300) * 0.2 + hard < limit).astype(float) for limit in (0.5, 0.6))
+    paired = differences(mean_of(before), mean_of(after), 300, seed=0)["mean"]
+    one, two = (figures(mean_of(values), 300, seed=0)["mean"] for values in (before, after))
+    assert paired["value"] == pytest.approx(two["value"] - one["value"], abs=1e-12)
+    assert paired["high"] - paired["low"] < 0.7 * ((two["high"] - one["low"]) - (two["low"] - one["high"]))
+    apart = np.hypot(one["high"] - one["low"], two["high"] - two["low"])
+    assert paired["high"] - paired["low"] < 0.8 * apart
+    assert paired["low"] > 0, "though the two intervals overlap"
+    assert one["high"] > two["low"]
+
+
+def test_a_model_differs_by_nothing_from_itself():
+    of = mean_of(np.random.default_rng(0).random(40))
+    assert differences(of, of, 40, seed=0)["mean"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_only_what_both_know_is_compared():
+    one = mean_of(np.ones(5))
+    found = differences(one, lambda indices: {**one(indices), "other": indices[:, 0] * 1.0}, 5, seed=0)
+    assert list(found) == ["mean"]
+
+
+def test_the_ends_are_percentiles():
+    draws = np.arange(1001.0)
+    assert figure(3, draws) == {"value": 3.0, "low": 25.0, "high": 975.0}
