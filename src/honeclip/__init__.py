@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from honeclip.evaluation.evaluate import Report, evaluate
+    from honeclip.evaluation.evaluate import evaluate
+    from honeclip.evaluation.report import Report
     from honeclip.model.clip import Clip
     from honeclip.model.load import load
     from honeclip.stepping.step import StepResult, cached_step
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Clip": "honeclip.model.clip",
-    "Report": "honeclip.evaluation.evaluate",
+    "Report": "honeclip.evaluation.report",
     "Run": "honeclip.training.run",
     "StepResult": "honeclip.stepping.step",
     "cached_step": "honeclip.stepping.step",

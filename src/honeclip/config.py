@@ -23,8 +23,15 @@ def _duration(value: Any) -> Any:
     return value
 
 
-def _duration_or_auto(value: Any) -> Any:
-    return value if value == "auto" else _duration(value)
+def _length(value: Any) -> Any:
+    if value == "auto":
+        return value
+    length = schedule.parse(value)
+    if length.unit == "percent":
+        raise ValueError(f"{value!r} is a share of the run, and this is the length of the run itself")
+    if length.value == 0:
+        raise ValueError(f"{value!r} is no length: a run has at least one step")
+    return value
 
 
 def _strictly_number(value: Any) -> Any:
@@ -35,8 +42,10 @@ def _strictly_number(value: Any) -> Any:
 
 
 Steps = Annotated[str | int, AfterValidator(_duration)]
-Length = Annotated[str | int, AfterValidator(_duration_or_auto)]
+Length = Annotated[str | int, AfterValidator(_length)]
 Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
+NotNegative = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, BeforeValidator(_strictly_number), Field(gt=0, allow_inf_nan=False)]
 Positive = Annotated[int, BeforeValidator(_strictly_number), Field(ge=1)]
 Count = Annotated[int, BeforeValidator(_strictly_number), Field(ge=0)]
 
@@ -75,19 +84,15 @@ class Train(Section):
     )
     batch: Positive = Field(256, description="effective batch in pairs; lowered to the rows where there are fewer")
     patience: Count = Field(0, description="evaluations without a better score before the run ends (0: never)")
-    lr: Literal["auto"] | Annotated[float, BeforeValidator(_strictly_number), Field(gt=0)] = Field(
+    lr: Literal["auto"] | AboveZero = Field(
         "auto", description="peak learning rate (auto: heads 1e-3, whole towers 1e-5)"
     )
-    weight_decay: Annotated[float, BeforeValidator(_strictly_number), Field(ge=0)] = Field(
-        0.1, description="decoupled; none on norms, biases, scales"
-    )
+    weight_decay: NotNegative = Field(0.1, description="decoupled; none on norms, biases, scales")
     warmup: Steps = Field("5%", description="duration of the linear warm-up")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
     seed: Count = Field(0, description="decides order, augmentation, dropout and fresh heads")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field("auto", description="fp64: CPU only, for proofs")
-    grad_clip: Annotated[float, BeforeValidator(_strictly_number), Field(ge=0)] = Field(
-        1.0, description="largest global gradient norm (0: no clipping)"
-    )
+    grad_clip: NotNegative = Field(1.0, description="largest global gradient norm (0: no clipping)")
 
 
 class Loss(Section):
@@ -104,7 +109,7 @@ class Loss(Section):
 class Memory(Section):
     """`[memory]`: how fast, never what."""
 
-    budget_gb: Literal["auto"] | Annotated[float, BeforeValidator(_strictly_number), Field(gt=0)] = Field(
+    budget_gb: Literal["auto"] | AboveZero = Field(
         "auto", description="memory of the training process in GB (1e9 bytes)"
     )
     micro_batch: Literal["auto"] | Positive = Field("auto", description="pairs through a tower at once")

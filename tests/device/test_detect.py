@@ -101,6 +101,11 @@ def test_an_unknown_name_is_refused_with_the_names_that_there_are():
         choose("gpu", linux())
 
 
+def test_a_device_is_given_back():
+    device = choose("cpu", linux())
+    assert choose(device) is device
+
+
 def test_verdicts_can_be_asked_one_by_one():
     assert judge_mps(mac()).works
     assert not judge_cuda(mac()).works

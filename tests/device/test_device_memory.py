@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import psutil
 import pytest
@@ -126,6 +128,22 @@ def test_the_second_run_in_a_process_looks_like_the_first():
     first, second = run(), run()
     assert 95 * MB < first < 140 * MB
     assert abs(first - second) < 10 * MB
+
+
+def test_where_the_kernels_mark_is_not_to_be_had_a_thread_reads(monkeypatch):
+    read = threading.Event()
+
+    def scripted() -> int:
+        if threading.current_thread() is threading.main_thread():
+            return 1 * GB
+        read.set()
+        return 3 * GB
+
+    monkeypatch.setattr(resident, "reset_high_water", lambda: False)
+    monkeypatch.setattr(resident, "now_bytes", scripted)
+    with PeakMeter(CPU) as meter:
+        assert read.wait(60)
+    assert meter.peak_bytes == 2 * GB
 
 
 def test_a_meter_that_fails_inside_still_ends():

@@ -21,16 +21,20 @@ def on(platform):
 @pytest.mark.parametrize(
     ("device", "name", "words"),
     [
-        (on(mac(mps_chip="Apple M1")), "fp16", "Apple M1"),
+        (
+            on(mac(mps_chip="Apple M1")),
+            "fp16",
+            "Apple M1: fp16 autocast on fp32 weights with a gradient scaler; its GPU only",
+        ),
         (on(mac(mps_chip="Apple M2 Pro")), "fp16", "Apple M2 Pro"),
-        (on(mac(mps_chip="Apple M4 Max")), "fp16", "Apple M4 Max"),
+        (on(mac(mps_chip="Apple M4 Max")), "fp16", "bf16 is there when asked for"),
         (on(mac(mps_chip="")), "fp16", "Apple GPU"),
         (on(mac(torch=OLD)), "fp32", "torch 2.12"),
         (FakeMps(), "fp16", "Apple M2"),
         (FakeMps(torch_version=OLD), "fp32", "torch 2.12"),
         (on(card()), "bf16", "NVIDIA A100"),
         (on(card(cuda_bf16=False, cuda_name="Tesla T4")), "fp16", "Tesla T4 does not compute bf16"),
-        (on(linux()), "fp32", "neither avx512_bf16 nor amx_bf16"),
+        (on(linux()), "fp32", "needs a CPU with avx512_bf16 or amx_bf16"),
         (on(linux(cpu_bf16="avx512_bf16")), "bf16", "avx512_bf16"),
         (on(linux(cpu_bf16="amx_bf16")), "bf16", "amx_bf16"),
         (on(linux(machine="aarch64")), "fp32", ""),

@@ -50,6 +50,7 @@ BREACHES = {
     "channels_last by place": (9, lambda: IMAGES.contiguous(memory_format=torch.channels_last)),
     "channels_last module": (9, lambda: nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)),
     "convolution of transposed": (9, lambda: nn.Conv2d(8, 4, 2)(IMAGES.transpose(1, 3))),
+    "convolution of a transposed sequence": (9, lambda: nn.Conv1d(8, 4, 2)(IMAGES[0].transpose(0, 2))),
     "transposed weight": (9, lambda: F.conv2d(IMAGES, torch.ones(3, 4, 2, 2).transpose(0, 1))),
     "batch norm of transposed": (9, batch_norm_of_transposed),
     "attention dropout": (12, torch.no_grad()(lambda: F.scaled_dot_product_attention(QUERY, QUERY, QUERY, None, 0.1))),

@@ -40,6 +40,17 @@ def test_embeddings_are_those_of_the_model(clip, pairs, cached):
     assert not found.image.requires_grad
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_model_in_double_precision_gives_the_same(clip, pairs, cached):
+    of = pairs(range(3))
+    single = embed(clip, of)
+    clip.model.double()
+    found = embed(clip, of, features=caches(clip) if cached else None)
+    assert found.image.dtype == found.text.dtype == torch.float32
+    assert close(found.image, single.image)
+    assert close(found.text, single.text)
+
+
 def test_equal_pictures_and_captions_go_through_once(clip, pairs, counting):
     of = pairs([3, 5, 3, 3, 6, 5], captions=["one", "two", "one", "two", "three", "four"])
     with counting(clip) as seen:

@@ -125,7 +125,13 @@ def test_splits(clip, data):
     found = honeclip.evaluate(clip, data, split="val")
     assert (found.metrics["split"], found.metrics["pairs"]) == ("val", 6)
     assert list(found.metrics["retrieval"]["image_to_text"]) == ["R@1", "median_rank"]
-    assert found.metrics["zeroshot"]["classes"] == 3, "the classes are those of the whole data set"
+
+
+def test_the_classes_are_those_of_the_whole_data_set(clip, data, tmp_path):
+    rows = ["0.png,one,red,val", "1.png,two,green,val", "2.png,three,blue,train"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption,label,split", *(f"{data}/{row}" for row in rows)]))
+    found = honeclip.evaluate(clip, tmp_path, split="val").metrics["zeroshot"]
+    assert (found["classes"], found["chance"]) == (3, pytest.approx(1 / 3))
 
 
 def test_the_domain_is_the_models_own_unless_another_is_asked_for(clip, data):
@@ -247,6 +253,7 @@ def test_json_is_metrics_and_nothing_else(command, data, report, tmp_path):
     assert json.loads(out) == report.metrics
     assert f"report: {tmp_path / 'r' / 'index.html'}" in err
     assert "embedding pictures" in err
+    assert UNALIGNED in err
     assert (tmp_path / "r" / "index.html").is_file()
     assert json.loads((tmp_path / "r" / "report.json").read_text())["after"] == report.metrics
 

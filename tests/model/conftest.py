@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
-from tiny_models import CONFIGS
+from tiny_models import CONFIGS, REVISION
 
 from honeclip.device.detect import choose
 from honeclip.model import build
@@ -67,42 +70,59 @@ def pictures(tmp_path_factory) -> list[Path]:
 
 
 PLAIN_OPEN_CLIP = """
-import json, sys, torch, open_clip
-from pathlib import Path
+import json, os, sys, torch, open_clip
 from PIL import Image
-folder, pictures, captions, out = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
-name = f"local-dir:{folder}"
-model, preprocess = open_clip.create_model_from_pretrained(name)
-tokens = open_clip.get_tokenizer(name)(captions)
-images = torch.stack([preprocess(Image.open(path)) for path in pictures])
-model.eval()
-with torch.no_grad():
-    image, text = model.encode_image(images, normalize=True), model.encode_text(tokens, normalize=True)
+folders, pictures, captions, out = map(json.loads, sys.argv[1:])
+found = []
+for folder in folders:
+    os.chdir(folder)
+    model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")
+    tokens = open_clip.get_tokenizer("local-dir:.")(captions)
+    images = torch.stack([preprocess(Image.open(path)) for path in pictures])
+    model.eval()
+    with torch.no_grad():
+        image, text = model.encode_image(images, normalize=True), model.encode_text(tokens, normalize=True)
+    found.append({"image": image, "text": text})
 assert not any(name.startswith("honeclip") for name in sys.modules)
-torch.save({"image": image, "text": text}, out)
+torch.save(found, out)
 """
 
 
 @pytest.fixture
-def with_open_clip_alone(tmp_path):
-    """with_open_clip_alone(folder, pictures, captions, cwd) -> {"image", "text"}, from a process without honeclip."""
+def with_open_clip_alone(tmp_path, pictures):
+    """with_open_clip_alone(folders, captions) -> {"image", "text"} of each, from one process without honeclip."""
 
-    def loaded(folder: str | Path, pictures: list[Path], captions: list[str], cwd: Path | None = None):
+    def loaded(folders: list[Path], captions: list[str]) -> list[dict[str, torch.Tensor]]:
         out = tmp_path / "embeddings.pt"
-        command = [
-            sys.executable,
-            "-c",
-            PLAIN_OPEN_CLIP,
-            str(folder),
-            json.dumps([str(p) for p in pictures]),
-            json.dumps(captions),
-            str(out),
-        ]
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+        given = [[str(folder) for folder in folders], [str(path) for path in pictures], captions, str(out)]
+        command = [sys.executable, "-c", PLAIN_OPEN_CLIP, *map(json.dumps, given)]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return torch.load(out, weights_only=True)
 
     return loaded
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty hub cache, and a function that puts a folder into it as a repository."""
+    home = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+
+    def add(repo: str, files) -> None:
+        owner = home / f"models--{repo.replace('/', '--')}"
+        snapshot = owner / "snapshots" / REVISION
+        (owner / "refs").mkdir(parents=True)
+        (owner / "blobs").mkdir()
+        (owner / "refs" / "main").write_text(REVISION)
+        snapshot.mkdir(parents=True)
+        for path in files.iterdir():
+            blob = owner / "blobs" / path.name
+            shutil.copy(path, blob)
+            (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+
+    add.snapshot = lambda repo: home / f"models--{repo.replace('/', '--')}" / "snapshots" / REVISION
+    return add
 
 
 @pytest.fixture(scope="session")

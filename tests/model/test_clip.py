@@ -118,11 +118,24 @@ def test_a_model_in_training_encodes_in_eval_mode_and_keeps_its_modes(make, pict
     modes = [module.training for module in clip.model.modules()]
     assert torch.equal(clip.encode_image(pictures), expected)
     assert [module.training for module in clip.model.modules()] == modes
-    with pytest.raises(ZeroDivisionError), measuring(clip):
-        assert not any(module.training for module in clip.model.modules())
-        assert not torch.is_grad_enabled()
-        raise ZeroDivisionError
+
+
+def test_measuring_restores_the_modes_after_an_error(clip):
+    clip.model.train()
+    clip.model.visual.eval()
+    modes = [module.training for module in clip.model.modules()]
+
+    def fail():
+        with measuring(clip):
+            assert not any(module.training for module in clip.model.modules())
+            assert not torch.is_grad_enabled()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [module.training for module in clip.model.modules()] == modes
+    assert torch.is_grad_enabled()
+    clip.model.eval()
 
 
 def test_without_a_tokenizer_images_still_work(make, pictures):

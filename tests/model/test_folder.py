@@ -23,23 +23,22 @@ def assert_same(found: dict[str, torch.Tensor], clip, pictures) -> None:
     torch.testing.assert_close(found["text"], clip.encode_text(CAPTIONS), **CLOSE)
 
 
-@pytest.mark.parametrize("size", [64, 96])
-def test_open_clip_alone_loads_a_vit_at_its_own_and_another_size(size, make, tmp_path, pictures, with_open_clip_alone):
-    clip = make("vit-quick", preprocess={"mean": [0.1, 0.2, 0.3], "resize_mode": "squash", "interpolation": "bilinear"})
-    resize(clip, size)
-    set_context_length(clip, 40)
+def test_open_clip_alone_loads_a_vit_at_two_sizes_and_starter(make, starter, tmp_path, pictures, with_open_clip_alone):
+    options = {"mean": [0.1, 0.2, 0.3], "resize_mode": "squash", "interpolation": "bilinear"}
+    clips = [make("vit-quick", preprocess=options), make("vit-quick", preprocess=options), starter]
+    resize(clips[1], 96)
+    set_context_length(clips[1], 40)
     with torch.no_grad():
-        clip.model.logit_scale.fill_(3.0)
-    folders.save(clip, tmp_path / "model", "# card")
-    assert_same(with_open_clip_alone(tmp_path / "model", pictures, CAPTIONS), clip, pictures)
-
-
-def test_open_clip_alone_loads_starter_from_its_folder(starter, tmp_path, pictures, with_open_clip_alone):
-    folders.save(starter, tmp_path / "model", "# card")
-    assert (
-        json.loads((tmp_path / "model" / folders.CONFIG).read_text())["model_cfg"]["text_cfg"]["hf_model_name"] == "./"
-    )
-    assert_same(with_open_clip_alone(".", pictures, CAPTIONS, cwd=tmp_path / "model"), starter, pictures)
+        clips[1].model.logit_scale.fill_(3.0)
+    paths = [tmp_path / name for name in ("own", "other", "starter")]
+    for clip, path in zip(clips, paths, strict=True):
+        folders.save(clip, path, "# card")
+    for found, clip in zip(with_open_clip_alone(paths, CAPTIONS), clips, strict=True):
+        assert_same(found, clip, pictures)
+    config = json.loads((paths[2] / folders.CONFIG).read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_model_name"] == "./"
+    assert config["preprocess_cfg"]["resize_mode"] == "longest"
+    assert config["preprocess_cfg"]["fill_color"] == 255
 
 
 @pytest.mark.parametrize("name", ["custom", "resnet", "siglip", "mobileclip", "efficientnet", "mlp", "coca"])

@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-from tiny_models import CONFIGS
 
 from honeclip.model.selfcheck import device_check, self_check
 
@@ -33,7 +32,7 @@ def test_it_leaves_the_model_as_it_was(make):
     assert clip.model.training
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("name", ["custom", "siglip", "efficientnet"])
 def test_every_kind_of_tower_can_be_checked(name, make):
     found = self_check(make(name), precision="fp32")
     assert found["passed"], found

@@ -28,7 +28,7 @@ CONFIGS = {
         "text_cfg": TEXT,
     },
     "siglip": {
-        "embed_dim": 64,
+        "embed_dim": 96,
         "init_logit_bias": -10,
         "custom_text": True,
         "vision_cfg": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160},
@@ -79,3 +79,6 @@ CAPTIONS = [
     "x",
     "a much longer caption about nothing, with some more words in it",
 ]
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+"""A commit of the hub, as its cache names snapshots."""

@@ -28,7 +28,9 @@ def doctor(
     chosen = precision.choose(found)
     check = device_check(found, precision=chosen.name)
     if not check["passed"] and chosen.name != "fp32":
-        chosen = precision.Precision("fp32", f"stepped down from {chosen.name}, which differs from the CPU here: {check}")
+        chosen = precision.Precision(
+            "fp32", f"stepped down from {chosen.name}, which differs from the CPU here: {check}"
+        )
         check = device_check(found, precision=chosen.name)
     memory = budget(found)
     named = {
@@ -65,5 +67,10 @@ def doctor(
 
 
 def _checked(check: dict[str, Any]) -> str:
-    cosines = f"image cosine {check['image_cosine']:.6f}, text cosine {check['text_cosine']:.6f}"
-    return f"{cosines}, loss differs by {check['loss_difference']:.2e}"
+    # a figure that is not finite is None
+    cosines = f"image cosine {_figure(check['image_cosine'], '.6f')}, text cosine {_figure(check['text_cosine'], '.6f')}"
+    return f"{cosines}, loss differs by {_figure(check['loss_difference'], '.2e')}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)

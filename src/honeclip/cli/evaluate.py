@@ -49,6 +49,8 @@ def evaluate(
         emit(report.metrics)
     else:
         _print(report)
+    for note in report.notes:
+        say(f"note: {note}")
 
 
 def _print(report: Report) -> None:
@@ -56,7 +58,7 @@ def _print(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from honeclip.cli.output import say, show
+    from honeclip.cli.output import show
     from honeclip.evaluation import wording
 
     show(wording.verdict(None, report.metrics, None, report.answers))
@@ -71,5 +73,3 @@ def _print(report: Report) -> None:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
     Console(highlight=False, markup=False).print(table)
-    for note in report.notes:
-        say(f"note: {note}")

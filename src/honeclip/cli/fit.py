@@ -26,14 +26,17 @@ def fit(
         str | None, typer.Option("--data", help="Manifest, folder with a pairs.csv, or shards.", metavar="D")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME.", metavar="M")
+        str | None,
+        typer.Option("--model", help="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME.", metavar="M"),
     ] = None,
     domain: Annotated[str | None, typer.Option("--domain", help="Domain name or file.", metavar="N")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with any of the keys below.")] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="One key, above the file: train.batch=128.", metavar="A.B=V")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN; nothing else is needed.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in RUN; nothing else is needed.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,

@@ -13,7 +13,8 @@ def verify(
     batch: Annotated[int, typer.Option("--batch", help="Effective batch in pairs.", min=2)] = 32,
     micro_batch: Annotated[int, typer.Option("--micro-batch", help="Pairs through a tower at once.", min=1)] = 4,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", help="A key of the config, as in fit: loss.kind=siglip.", metavar="A.B=V")
+        list[str] | None,
+        typer.Option("--set", help="A key of the config, as in fit: loss.kind=siglip.", metavar="A.B=V"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
@@ -39,6 +40,7 @@ def verify(
         show(f"largest relative error of any parameter, float64: {found['max_relative_error_float64']:.1e}")
         show(f"  the worst one: {found['worst_parameter']}")
         show(f"gradient of the logit scale, cached / plain: {found['logit_scale_ratio']:.9f}")
-        show(f"error of float32 against float64: plain {found['error_plain_float32']:.1e}, cached {found['error_cached_float32']:.1e}")
+        errors = f"plain {found['error_plain_float32']:.1e}, cached {found['error_cached_float32']:.1e}"
+        show(f"error of float32 against float64: {errors}")
     if not found["passed"]:
         raise typer.Exit(1)

@@ -78,7 +78,8 @@ def batches(
     """
     decoded = _decoded(pairs, preprocess, draws, rules, workers) if with_images else ((one, None) for one in draws)
     for draw, results in decoded:
-        pixels, lost = None, ()
+        pixels: Tensor | None = None
+        lost: tuple[str, ...] = ()
         if results is not None:
             good = [place for place, result in enumerate(results) if not isinstance(result, str)]
             lost = tuple(

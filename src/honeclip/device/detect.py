@@ -23,16 +23,18 @@ class Verdict:
     reason: str
 
 
-def choose(wanted: str = "auto", platform: Platform | None = None) -> Device:
+def choose(wanted: str | Device = "auto", platform: Platform | None = None) -> Device:
     """The device to compute on.
 
     Args:
-        wanted: "auto" (MPS, then CUDA, then the CPU, whichever works first), or one of them.
+        wanted: "auto" (MPS, then CUDA, then the CPU, whichever works first), or one of them. A Device is given back.
         platform: the facts to judge; None asks this machine.
 
     Raises:
         BadInput: an unknown name, or the device that was wanted cannot be used; the message says why.
     """
+    if not isinstance(wanted, str):
+        return wanted
     found = platform or gather()
     if wanted not in NAMES:
         raise BadInput(f"--device {wanted}: it is one of {', '.join(NAMES)}")

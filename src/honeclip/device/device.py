@@ -1,7 +1,7 @@
 """What the rest of honeclip asks of a device, for a CPU, a CUDA card and Apple's GPU (MPS).
 
-copy          tensors to it: contiguous and blocking, which is what MPS needs (reference mps.md, 6, 8, 9)
-lock          one for the whole process: two threads on MPS abort it (7)
+copy          tensors to it: contiguous and blocking, which is what MPS needs (docs/mps.md, rules 6, 8, 9)
+lock          one for the whole process: two threads on MPS abort it (rule 7)
 autocast      half precision around the towers
 memory        readings in bytes; peak_bytes, where the allocator counts its own peak
 timer         seconds between two synchronisations
@@ -13,7 +13,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from honeclip.device.facts import Platform
 from honeclip.device.memory import readings
-from honeclip.device.precision import autocast_dtype
+from honeclip.device.precision import autocast
 
 LOCK = threading.RLock()
 """Held by whoever runs operations on a device. Re-entrant, so that a step may embed and an embedding may copy."""
@@ -74,11 +74,11 @@ class Device(Protocol):
     def empty_cache(self) -> None:
         """Gives memory back that the allocator holds but no tensor uses."""
 
-    def autocast(self, precision_name: str) -> AbstractContextManager[Any]:
+    def autocast(self, precision_name: str) -> AbstractContextManager[None]:
         """Half precision for "fp16" and "bf16"; nothing for "fp32" and "fp64"."""
 
     def memory(self) -> dict[str, int]:
-        """Bytes by kind: "total", "available" for this process now, "held" by it now."""
+        """Bytes by kind: "total", "available" to this process now, "held" by it now."""
 
     def peak_bytes(self, reset: bool = False) -> int | None:
         """Largest number of bytes in tensors since the last reset; None where the device does not count it."""
@@ -119,9 +119,9 @@ class Cpu:
         """Collects reference cycles, which may hold tensors."""
         gc.collect()
 
-    def autocast(self, precision_name: str) -> AbstractContextManager[Any]:
+    def autocast(self, precision_name: str) -> AbstractContextManager[None]:
         """See `Device`."""
-        return autocast(self.type, precision_name)
+        return autocast(self.type, self.backend, precision_name)
 
     def memory(self) -> dict[str, int]:
         """See `Device`; "held" is the resident memory of the process."""
@@ -138,7 +138,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Cuda:
-    """An NVIDIA or AMD card. `api` is a stand-in for `torch.cuda` in tests."""
+    """An NVIDIA or AMD card. In tests `api` stands in for `torch.cuda`."""
 
     platform: Platform
     reason: str
@@ -170,9 +170,9 @@ class Cuda:
         gc.collect()
         self._api.empty_cache()
 
-    def autocast(self, precision_name: str) -> AbstractContextManager[Any]:
+    def autocast(self, precision_name: str) -> AbstractContextManager[None]:
         """See `Device`."""
-        return autocast(self.type, precision_name)
+        return autocast(self.type, self.backend, precision_name)
 
     def memory(self) -> dict[str, int]:
         """See `Device`; "held" counts tensors, not the allocator's cache."""
@@ -229,9 +229,9 @@ class Mps:
         self._api.synchronize()
         self._api.empty_cache()
 
-    def autocast(self, precision_name: str) -> AbstractContextManager[Any]:
-        """See `Device`."""
-        return autocast(self.type, precision_name)
+    def autocast(self, precision_name: str) -> AbstractContextManager[None]:
+        """See `Device`; convolutions stay in float32 (docs/mps.md, rule 4)."""
+        return autocast(self.type, self.backend, precision_name)
 
     def memory(self) -> dict[str, int]:
         """See `Device`; "held" counts tensors, not Metal's caches."""
@@ -244,7 +244,7 @@ class Mps:
             if reset:
                 statistics.reset_peak_memory_stats()
             return int(statistics.max_memory_allocated())
-        except (RuntimeError, AttributeError, NotImplementedError, KeyError):
+        except (RuntimeError, AttributeError, KeyError):
             return None
 
     def timer(self) -> AbstractContextManager[Elapsed]:
@@ -254,12 +254,6 @@ class Mps:
     @property
     def _api(self) -> Any:
         return self.api or torch.mps
-
-
-def autocast(device_type: str, precision_name: str) -> AbstractContextManager[Any]:
-    """The autocast of a precision on what torch calls a device; nothing for fp32 and fp64."""
-    dtype = autocast_dtype(precision_name)
-    return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)
 
 
 @contextmanager

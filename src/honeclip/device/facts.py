@@ -106,7 +106,7 @@ def gather() -> Platform:
         mps_available=mps_available,
         mps_fault=probe_mps(torch.mps) if mps_available else None,
         mps_chip=_ask("sysctl", "-n", "machdep.cpu.brand_string") if on_mac else "",
-        cuda_built=torch.backends.cuda.is_built(),  # type: ignore[no-untyped-call]
+        cuda_built=torch.backends.cuda.is_built(),
         cuda_available=cuda_available,
         cuda_fault=cuda_fault,
         cuda_name=torch.cuda.get_device_name() if cuda_works else "",

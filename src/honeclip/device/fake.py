@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from honeclip.device.device import LOCK, Elapsed, autocast, timer
+from honeclip.device.device import LOCK, Cpu, Elapsed, timer
 from honeclip.device.facts import Platform
+from honeclip.device.precision import autocast
 from honeclip.device.rules import RuleBroken, rules
 
 __all__ = ["FakeMps", "RuleBroken", "rules"]
@@ -48,7 +49,7 @@ class FakeMps:
 
     type = "cpu"
     backend = "mps"
-    handle = torch.device("cpu")
+    handle = Cpu.handle
     reason = "a fake for tests"
 
     def __init__(
@@ -91,7 +92,7 @@ class FakeMps:
             raise TypeError(NO_DOUBLE)
         if self.copies in self._fail_at:
             raise self.out_of_memory(tensor.nbytes)
-        return tensor.clone(memory_format=torch.contiguous_format)
+        return tensor.clone(memory_format=torch.contiguous_format).to(self.handle)
 
     def synchronise(self) -> None:
         """Nothing waits."""
@@ -102,8 +103,8 @@ class FakeMps:
         self.emptied += 1
 
     def autocast(self, precision_name: str) -> AbstractContextManager[Any]:
-        """The CPU's autocast with the dtype that MPS would use."""
-        return autocast(self.type, precision_name)
+        """The CPU's autocast as MPS has it, with convolutions in float32."""
+        return autocast(self.type, self.backend, precision_name)
 
     def memory(self) -> dict[str, int]:
         """The next scripted reading; without a script what the limit leaves."""
@@ -156,7 +157,7 @@ class FakeMps:
         self.held_bytes -= size
 
 
-class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Ledger(TorchDispatchMode):
     """Tells a FakeMps of each new storage and of its end."""
 
     def __init__(self, device: FakeMps) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from honeclip.errors import ConfigError
 
@@ -17,6 +21,8 @@ NAMES = ("auto", "fp32", "bf16", "fp16", "fp64")
 
 HALF_ON_MPS_SINCE = (2, 13)
 """Causal attention in half precision gives wrong numbers on MPS before it (pytorch issue 195910)."""
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 BF16_CHIP = 3
 """The first generation of Apple's M chips whose GPU computes bf16; M1 and M2 emulate it (transformers issue 40458)."""
@@ -63,14 +69,56 @@ def weight_dtype(name: str) -> torch.dtype:
     return torch.float64 if name == "fp64" else torch.float32
 
 
+@contextmanager
+def autocast(device_type: str, backend: str, name: str) -> Iterator[None]:
+    """Half precision around the towers; nothing for fp32 and fp64.
+
+    On MPS convolutions stay in float32: torch's own tests leave their gradients in half precision out there (docs/mps.md,
+    rule 4). In a CLIP that is the patch embedding, a small part of the work.
+
+    Args:
+        device_type: what torch calls the device.
+        backend: whose rules hold.
+        name: of the precision.
+    """
+    dtype = autocast_dtype(name)
+    if dtype is None:
+        yield
+        return
+    with (
+        torch.autocast(device_type, dtype=dtype),
+        _FullConvolutions(device_type) if backend == "mps" else nullcontext(),
+    ):
+        yield
+
+
+class _FullConvolutions(TorchFunctionMode):
+    """Takes convolutions out of the autocast around it."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in CONVOLUTIONS:
+            return func(*args, **kwargs)
+        with torch.autocast(self.device_type, enabled=False):
+            return func(*(_full(one) for one in args), **{key: _full(one) for key, one in kwargs.items()})
+
+
+def _full(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
+
+
 def _automatic(device: Device) -> Precision:
     found = device.platform
     if device.backend == "mps":
         if found.torch < HALF_ON_MPS_SINCE:
             return Precision("fp32", f"torch {_dotted(found.torch)}: half precision on MPS is wrong before torch 2.13")
-        return Precision(
-            "fp16", f"{found.mps_chip or 'Apple GPU'}: fp16 autocast on fp32 weights, with a gradient scaler"
-        )
+        bf16 = "bf16 is there when asked for" if _computes_bf16(found.mps_chip) else "its GPU only emulates bf16"
+        chip = found.mps_chip or "Apple GPU"
+        return Precision("fp16", f"{chip}: fp16 autocast on fp32 weights with a gradient scaler; {bf16}")
     if device.backend == "cuda":
         if found.cuda_bf16:
             return Precision("bf16", f"{found.cuda_name} computes bf16: autocast on fp32 weights, no gradient scaler")
@@ -78,10 +126,12 @@ def _automatic(device: Device) -> Precision:
     if found.cpu_bf16:
         return Precision(
             "bf16",
-            f"the CPU computes bf16 ({found.cpu_bf16}): autocast on fp32 weights. The same command repeats bit for bit "
-            "on this kind of CPU; one without the flag would train in fp32 (train.precision=fp32 is the same on both)",
+            f"the CPU computes bf16 itself ({found.cpu_bf16}): autocast on fp32 weights, no gradient scaler. A CPU "
+            "without that flag takes fp32, so give train.precision=fp32 where runs on both are to be compared",
         )
-    return Precision("fp32", "the CPU has neither avx512_bf16 nor amx_bf16, and emulated bf16 is slower than fp32")
+    return Precision(
+        "fp32", "bf16 needs a CPU with avx512_bf16 or amx_bf16; without, it is emulated, many times slower"
+    )
 
 
 def _fault(device: Device, wanted: str) -> str:

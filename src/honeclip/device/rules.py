@@ -1,7 +1,7 @@
 """The rule mode: a run on the CPU that fails wherever it does what MPS forbids.
 
-    with rules():
-        training step, evaluation, anything
+    with rules():                        # a step: every tensor counts as one on the device
+    with rules(placed_only=True):        # a whole run: only what was moved to `device.handle` counts
 
 A breach raises `RuleBroken` at its very place and names the rule of reference mps.md (docs/mps.md). What can be seen:
 
@@ -14,24 +14,29 @@ A breach raises `RuleBroken` at its very place and names the rule of reference m
     12  attention dropout without gradients
     20  an operation that MPS has no kernel for
 
-Every tensor of the run counts as one on the device, but for integers in other threads: they decode pictures to uint8.
+and, with `placed_only`, what any GPU refuses: one operation on tensors of the host and of the device, and NumPy's view of
+a tensor on the device. A tensor is on the device after `device.copy`, `tensor.to(device.handle)` or
+`module.to(device.handle)`, with all that is computed from it, until `.cpu()`. It is on the host if it comes from data
+(NumPy, lists) or from `.cpu()`. Of all others (made by `zeros` and the like) nothing is said.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.weak import WeakIdKeyDictionary
 
-from honeclip.device.device import LOCK
+from honeclip.device.device import LOCK, Cpu
 
 MISSING = ("linalg_eig", "_linalg_eigvals", "linalg_ldl_factor_ex", "linalg_ldl_solve", "linalg_matrix_sqrth", "ormqr")
 DETOURS = ("_linalg_svd", "_linalg_eigh")
@@ -41,8 +46,15 @@ NO_KERNEL = frozenset((*MISSING, *DETOURS, "_fused_rms_norm_backward"))
 CONVOLUTIONS = frozenset(["convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"])
 BATCH_NORMS = frozenset(["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"])
 COPIES = (Tensor.to, Tensor.copy_, Tensor.cuda)
+NUMPY = (Tensor.numpy, Tensor.__array__)
+CROSSING = frozenset(["copy_", "index", "index_put_", "_index_put_impl_", "set_"])
+"""Operations that may take tensors of both places; their results are where the first one is."""
+
 CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
 DOUBLE = (torch.float64, torch.complex128)
+SCALER = ("scale", "unscale_", "update")
+NON_BLOCKING = "non_blocking reads memory that may be freed or not yet written"
+Place = Literal["device", "host", "unknown"]
 
 
 class RuleBroken(BaseException):
@@ -53,42 +65,115 @@ class RuleBroken(BaseException):
 
 
 @contextmanager
-def rules() -> Iterator[None]:
+def rules(placed_only: bool = False) -> Iterator[None]:
     """Within it, on this thread and on threads that start in it, what MPS forbids raises `RuleBroken`.
 
+    Args:
+        placed_only: look only at tensors that were put on the device; for runs whose work on the host is free to use
+            float64 and threads. Without it a second thread may handle integers, as it does to decode pictures.
+
     Raises:
-        RuleBroken: at the place of the breach; at the end for a breach in another thread.
+        RuleBroken: at the place of the breach; at the end for one in another thread, whose error nobody asked for.
     """
-    watch = _Watch()
-    original = threading.Thread.run
-
-    def run(thread: threading.Thread) -> None:
-        # modes belong to a thread, so each one enters its own
-        with _Functions(watch), _Operations(watch):
-            original(thread)
-
-    threading.Thread.run = run  # type: ignore[method-assign, assignment]
-    try:
-        with _Functions(watch), _Operations(watch):
-            yield
-    finally:
-        threading.Thread.run = original  # type: ignore[method-assign]
-        watch.over = True
+    watch = _Watch(placed_only)
+    with ExitStack() as stack:
+        for owner, name in (
+            (threading.Thread, "run"),
+            (nn.Module, "to"),
+            *((torch.amp.GradScaler, one) for one in SCALER),
+        ):
+            replacement = PATCHES.get(name, _unwatched)(watch, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, replacement))
+        stack.enter_context(_Functions(watch))
+        stack.enter_context(_Operations(watch))
+        stack.callback(watch.end)
+        yield
     if watch.broken:
         raise RuleBroken(watch.broken[0])
 
 
+def _watched_thread(watch: _Watch, run: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    """Modes belong to a thread, so each one that starts enters its own."""
+
+    def replacement(thread: threading.Thread) -> None:
+        with _Functions(watch), _Operations(watch):
+            run(thread)
+
+    return replacement
+
+
+def _noting_move(watch: _Watch, to: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """torch makes a new device object on the way to a module's tensors, by which they cannot tell where they go."""
+
+    def replacement(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if kwargs.get("non_blocking"):
+            watch.refuse(6, "Module.to", NON_BLOCKING)
+        to(module, *args, **kwargs)
+        target = _target((*args, *kwargs.values()))
+        if target is not None:
+            for tensor in (*module.parameters(), *module.buffers()):
+                watch.places[tensor.untyped_storage()] = target
+        return module
+
+    return replacement
+
+
+def _unwatched(watch: _Watch, method: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's gradient scaler avoids float64 by asking for the type of the device, which is "cpu" here."""
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        watch.silent += 1
+        try:
+            return method(*args, **kwargs)
+        finally:
+            watch.silent -= 1
+
+    return replacement
+
+
+PATCHES = {"run": _watched_thread, "to": _noting_move}
+
+
+def _target(arguments: Iterable[Any]) -> Place | None:
+    """Where `.to(*arguments)` leads; None where it changes no place.
+
+    On a CPU all places are "cpu": the device is told by the very object that is its handle, and where
+    `.to(other.device)` leads nobody can tell.
+    """
+    for one in arguments:
+        if one is Cpu.handle:
+            return "device"
+        if isinstance(one, str):
+            return "host" if one == "cpu" else "unknown"
+        if isinstance(one, torch.device | Tensor):
+            return "unknown"
+    return None
+
+
 class _Watch:
-    """What the modes of all threads share."""
+    """What the modes of all threads share: where storages are, and what was broken."""
 
-    def __init__(self) -> None:
+    def __init__(self, placed_only: bool) -> None:
+        self.placed_only = placed_only
         self.owner = threading.get_ident()
-        self.over = False
+        self.silent = 0
         self.broken: list[str] = []
+        self.places: MutableMapping[Any, Place] = WeakIdKeyDictionary()
 
-    def refuse(self, rule: int, name: str, what: str) -> None:
-        self.broken.append(f"rule {rule}: {name}: {what}")
+    def refuse(self, rule: int | None, name: str, what: str) -> None:
+        self.broken.append(f"{f'rule {rule}' if rule else 'placement'}: {name}: {what}")
         raise RuleBroken(self.broken[-1])
+
+    def end(self) -> None:
+        """Threads that live on keep their modes, which see nothing any more."""
+        self.silent += 1
+
+    def place(self, tensor: Any) -> Place:
+        return self.places.get(tensor.untyped_storage(), "unknown") if isinstance(tensor, Tensor) else "unknown"
+
+    def concerned(self, tensors: Iterable[Any]) -> bool:
+        """Whether the rules look at work on these tensors."""
+        return not self.placed_only or any(self.place(one) == "device" for one in tensors)
 
 
 class _Functions(TorchFunctionMode):
@@ -100,26 +185,46 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.watch.over:
-            self._check(func, getattr(func, "__name__", str(func)), args, kwargs)
-        return func(*args, **kwargs)
+        if self.watch.silent:
+            return func(*args, **kwargs)
+        self._check(func, getattr(func, "__name__", str(func)), args, kwargs)
+        result = func(*args, **kwargs)
+        if not self.watch.placed_only or not isinstance(result, Tensor):
+            return result
+        if func in (Tensor.to, Tensor.cpu):
+            return self._moved(result, "host" if func is Tensor.cpu else _target((*args[1:], *kwargs.values())))
+        if kwargs.get("device") is not None:
+            self.watch.places[result.untyped_storage()] = "device" if kwargs["device"] is Cpu.handle else "unknown"
+        return result
+
+    def _moved(self, result: Tensor, target: Place | None) -> Tensor:
+        """A tensor in its new place; a copy, if it was in the other one."""
+        if target is not None:
+            if {self.watch.place(result), target} == {"host", "device"}:
+                result = result.clone()
+            self.watch.places[result.untyped_storage()] = target
+        return result
 
     def _check(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         positional = next((one for one in args if isinstance(one, bool)), False) if func in COPIES else False
         if kwargs.get("non_blocking") or positional:
-            self.watch.refuse(6, name, "non_blocking reads memory that may be freed or not yet written")
+            self.watch.refuse(6, name, NON_BLOCKING)
         if func is Tensor.pin_memory or kwargs.get("pin_memory"):
             self.watch.refuse(8, name, "MPS has no pinned memory")
         wanted = [kwargs.get("memory_format"), *args]
         if func is not Tensor.is_contiguous and any(one is last for one in wanted for last in CHANNELS_LAST):
             self.watch.refuse(9, name, "channels_last gives wrong gradients")
-        if func is scaled_dot_product_attention and not torch.is_grad_enabled():
+        if func is scaled_dot_product_attention and not torch.is_grad_enabled() and self.watch.concerned(args):
             dropout = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
             if dropout > 0:
                 self.watch.refuse(12, name, "without gradients it has no dropout")
+        if func in NUMPY and self.watch.place(args[0]) == "device":
+            self.watch.refuse(None, name, "the tensor is on the device; bring it back with .cpu() first")
+        if func is Tensor.to and args[0].dtype in DOUBLE and _target((*args[1:], *kwargs.values())) == "device":
+            self.watch.refuse(5, name, "MPS has no float64; make it float32 first")
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(TorchDispatchMode):
     """Sees every operation, those of backward passes too."""
 
     def __init__(self, watch: _Watch) -> None:
@@ -128,32 +233,44 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.watch.over:
+        if self.watch.silent:
             return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
-        self._check_before(name, args)
+        given = _tensors((args, kwargs))
+        if self.watch.concerned(given):
+            self._check_before(name, args, given)
         result = func(*args, **kwargs)
-        self._check_after(name, [*_tensors((args, kwargs)), *_tensors(result)], _tensors(result))
+        made = _tensors(result)
+        if self.watch.placed_only:
+            self._note(name, given, made)
+        if self.watch.concerned([*given, *made]):
+            self._check_after(name, given, made)
         return result
 
-    def _check_before(self, name: str, args: tuple[Any, ...]) -> None:
+    def _note(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
+        """What is computed from a tensor is where that tensor is; what comes from data is on the host."""
+        places = {"host"} if name == "lift_fresh" else {self.watch.place(one) for one in given}
+        if name not in CROSSING and places & {"device", "host"}:
+            for one in made:
+                self.watch.places[one.untyped_storage()] = "device" if "device" in places else "host"
+
+    def _check_before(self, name: str, args: tuple[Any, ...], given: list[Tensor]) -> None:
         if name in NO_KERNEL:
             self.watch.refuse(20, name, "MPS has no kernel for it; compute it on the CPU")
-        looked_at: tuple[Any, ...] = ()
-        if name in CONVOLUTIONS:
-            looked_at = args[:2]
-            if args[0].dtype.itemsize == 2 and torch.is_grad_enabled():
-                self.watch.refuse(4, name, f"{args[0].dtype} has no right gradient; keep the convolution in float32")
-        elif name in BATCH_NORMS:
-            looked_at = args[:1]
-        if any(one.ndim > 3 and not one.is_contiguous() for one in looked_at):
+        places = {self.watch.place(one) for one in given if one.ndim}
+        if {"device", "host"} <= places and name not in CROSSING:
+            self.watch.refuse(None, name, "one tensor is on the device and another on the host")
+        if name in CONVOLUTIONS and args[0].dtype.itemsize == 2 and torch.is_grad_enabled():
+            self.watch.refuse(4, name, f"{args[0].dtype} has no right gradient; keep the convolution in float32")
+        looked_at = args[:2] if name in CONVOLUTIONS else args[:1] if name in BATCH_NORMS else ()
+        if any(not one.is_contiguous() for one in looked_at):
             self.watch.refuse(9, name, "an input that is not contiguous gives wrong numbers")
 
-    def _check_after(self, name: str, touched: list[Tensor], results: list[Tensor]) -> None:
-        if any(one.dtype in DOUBLE for one in results):
+    def _check_after(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
+        if any(one.dtype in DOUBLE for one in made):
             self.watch.refuse(5, name, "MPS has no float64")
         elsewhere = threading.get_ident() != self.watch.owner and not LOCK._is_owned()  # type: ignore[attr-defined]
-        if elsewhere and any(one.is_floating_point() for one in touched):
+        if elsewhere and (self.watch.placed_only or any(one.is_floating_point() for one in [*given, *made])):
             self.watch.refuse(7, name, "two threads on MPS abort the process; hold device.lock")
 
 

@@ -35,7 +35,7 @@ def infonce(image_BD: Tensor, text_BD: Tensor, log_scale: Tensor, targets: Targe
     """
     zi_BD, zt_BD = F.normalize(image_BD, dim=-1), F.normalize(text_BD, dim=-1)
     height = tiles.rows(len(zi_BD), tile, zi_BD.element_size())
-    loss: Tensor = _InfoNCE.apply(zi_BD, zt_BD, log_scale, targets, height)  # type: ignore[no-untyped-call]
+    loss: Tensor = _InfoNCE.apply(zi_BD, zt_BD, log_scale, targets, height)
     return loss
 
 

@@ -22,7 +22,7 @@ def siglip(
     """The sigmoid loss of B pairs; arguments and result as `infonce`, `bias` a scalar added to every logit."""
     zi_BD, zt_BD = F.normalize(image_BD, dim=-1), F.normalize(text_BD, dim=-1)
     height = tiles.rows(len(zi_BD), tile, zi_BD.element_size())
-    loss: Tensor = _SigLIP.apply(zi_BD, zt_BD, log_scale, bias, targets, height)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SigLIP.apply(zi_BD, zt_BD, log_scale, bias, targets, height)
     return loss
 
 
@@ -34,7 +34,7 @@ class _SigLIP(torch.autograd.Function):
         size = len(zi_BD)
         loss = zi_BD.new_zeros(())
         for start in range(0, size, height):
-            cosine_TB, logits_TB, sign_TB = _tile(zi_BD, zt_BD, log_scale, bias, targets, start, height)
+            _, logits_TB, sign_TB = _tile(zi_BD, zt_BD, log_scale, bias, targets, start, height)
             loss = loss - F.logsigmoid(sign_TB * logits_TB).sum()
         ctx.save_for_backward(zi_BD, zt_BD, log_scale, bias)
         ctx.targets, ctx.height = targets, height

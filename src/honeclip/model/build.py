@@ -29,6 +29,10 @@ HERE = "./"
 
 TEXT_CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+"""One of them is there where a tokenizer is."""
+
+TOKENIZER_EXTRAS = ("merges.txt", "special_tokens_map.json", "added_tokens.json", TEXT_CONFIG)
+"""What some tokenizers need besides; the config says of which kind an old one is."""
 
 
 def build(config: Mapping[str, Any], folder: Path | None = None, *, network: bool = False) -> nn.Module:
@@ -84,7 +88,7 @@ def tokenizer(config: Mapping[str, Any], folder: Path | None = None, *, network:
         ModelError: the files are missing or damaged.
     """
     text = config["text_cfg"]
-    length = int(text.get("context_length") or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    length = context_length(config)
     options = dict(text.get("tokenizer_kwargs") or {})
     name = text.get("hf_tokenizer_name")
     if not name:
@@ -92,19 +96,22 @@ def tokenizer(config: Mapping[str, Any], folder: Path | None = None, *, network:
     here = folder if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES) else None
     if here is None and name == HERE:
         raise ModelError(f"{folder} lacks its tokenizer: none of {', '.join(TOKENIZER_FILES)} is there")
-    chosen = str(here or name)
-    mode = text.get("tokenizer_mode")
-    for local_only in (True, False) if network and here is None else (True,):
-        try:
-            made = open_clip.tokenizer.HFTokenizer(
-                chosen, context_length=length, tokenizer_mode=mode, local_files_only=local_only, **options
-            )
-            return Tokenizer(made)
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            reason = str(error).splitlines()[0]
-    if here is not None:
-        raise ModelError(f"the tokenizer in {here} cannot be read: {reason}")
-    raise ModelError(hub.unreachable(name, "the tokenizer's files (tokenizer.json)"))
+    if here is None:
+        here = hub.collect(name, (*TOKENIZER_FILES, *TOKENIZER_EXTRAS), network=network)
+    if here is None:
+        raise ModelError(hub.unreachable(name, f"the tokenizer's files ({TOKENIZER_FILES[0]})", network=network))
+    try:
+        made = open_clip.tokenizer.HFTokenizer(
+            str(here), length, tokenizer_mode=text.get("tokenizer_mode"), local_files_only=True, **options
+        )
+    except Exception as error:  # tokenizers raises bare ones for a broken file
+        raise ModelError(f"the tokenizer in {here} cannot be read: {str(error).splitlines()[0]}") from None
+    return Tokenizer(made)
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """Tokens of a text for a `model_cfg`, start and end marks included."""
+    return int(config["text_cfg"].get("context_length") or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
 
 
 def text_files(model: Any, tokenizer: Tokenizer | None) -> dict[str, str]:

@@ -158,14 +158,13 @@ class Clip:
         """Pixels uint8 (3, S, S) of the image at place `number`."""
         named = isinstance(item, str | os.PathLike)
         if not named and not isinstance(item, bytes) and not hasattr(item, "convert"):
-            raise DataError(
-                f"image {number} is a {type(item).__name__}; an image is a path, bytes or a PIL image"
-            )
+            raise DataError(f"image {number} is a {type(item).__name__}; an image is a path, bytes or a PIL image")
         try:
             return self.preprocess.image(Path(item) if named else item)
         except (DataError, OSError) as error:
-            name = f"image {number}" + (f" ({os.fspath(item)})" if named and os.fspath(item) not in str(error) else "")
-            raise DataError(f"{name}: {error}") from error
+            reason = str(error) if isinstance(error, DataError) else error.strerror or str(error)
+            unnamed = named and os.fspath(item) not in reason
+            raise DataError(f"image {number}{f' ({os.fspath(item)})' if unnamed else ''}: {reason}") from error
 
     def _checked(self, images_BCHW: Tensor) -> Tensor:
         size = self.preprocess.size_px

@@ -95,7 +95,7 @@ def fold(clip: Clip) -> None:
     """Turns fresh heads into plain projections of the same function; without fresh heads nothing happens."""
     head = getattr(clip.model.visual, "head", None)
     image = getattr(head, "proj", None)
-    if isinstance(image, FreshHead):
+    if head is not None and isinstance(image, FreshHead):
         linear = image.linear
         linear.weight.copy_(linear.weight / image.std)
         linear.bias.sub_(linear.weight @ image.mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def file(repo: str, name: str, *, network: bool = True) -> Path:
     """
     found = first(repo, [name], network=network)
     if found is None:
-        raise ModelError(unreachable(repo, name))
+        raise ModelError(unreachable(repo, name, network=network))
     return found
 
 
@@ -35,35 +36,44 @@ def first(repo: str, names: Sequence[str], *, revision: str | None = None, netwo
     Raises:
         ModelError: the repository's name cannot be one, or the hub refuses access.
     """
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError
 
-    for local_only in (True, False) if network and not constants.HF_HUB_OFFLINE else (True,):
+    cache, unknown = places.models(), []
+    try:
         for name in names:
-            try:
-                path = hf_hub_download(
-                    repo, name, revision=revision, cache_dir=places.models(), local_files_only=local_only
-                )
-                return Path(path)
-            except HFValidationError:
-                raise ModelError(f"hf-hub:{repo}: a repository is named ORG/REPO") from None
-            except GatedRepoError:
-                raise ModelError(
-                    f"hf-hub:{repo} is gated: accept its terms on its page and log in with `hf auth login`"
-                ) from None
-            except OSError:  # missing in the cache, missing on the hub, or no way to the hub
-                continue
+            found = try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision)
+            if isinstance(found, str):
+                return Path(found)
+            if found is None:  # else the cache remembers that the repository has no such file
+                unknown.append(name)
+        for name in unknown if network and not constants.HF_HUB_OFFLINE else ():
+            # asked once, without retries: hf_hub_download alone tries for 23 s where there is no network
+            with contextlib.suppress(EntryNotFoundError):
+                get_hf_file_metadata(hf_hub_url(repo, name, revision=revision))
+            with contextlib.suppress(EntryNotFoundError):
+                return Path(hf_hub_download(repo, name, revision=revision, cache_dir=cache))
+    except HFValidationError:
+        raise ModelError(f"hf-hub:{repo}: a repository is named ORG/REPO") from None
+    except GatedRepoError:
+        raise ModelError(f"hf-hub:{repo} is gated: accept its terms on its page, then `hf auth login`") from None
+    except Exception:  # no way to the hub (each HTTP library has its own errors for it), or no such repository
+        return None
     return None
 
 
-def unreachable(repo: str, missing: str) -> str:
+def collect(repo: str, names: Sequence[str], *, revision: str | None = None, network: bool = True) -> Path | None:
+    """Looks each of several files up like `first`: the folder of those that there are, None where there is none."""
+    found = [first(repo, [name], revision=revision, network=network) for name in names]
+    return next((path.parent for path in found if path is not None), None)
+
+
+def unreachable(repo: str, missing: str, *, network: bool = True) -> str:
     """The sentence for a file that can be had nowhere: what was tried, what is there, the way out."""
     folder = places.models() / f"models--{repo.replace('/', '--')}"
-    if any(folder.glob("snapshots/*/*")):
-        tried = f"the hub's cache has the repository, but not {missing}"
-    else:
-        tried = f"{missing} is not in the hub's cache"
-    return (
-        f"hf-hub:{repo}: {tried} ({folder}), and https://huggingface.co/{repo} cannot be reached or does not have it; "
-        "`starter` needs no network"
+    known = any(folder.glob("snapshots/*/*"))
+    tried = (
+        f"the hub's cache has the repository, but not {missing}" if known else f"{missing} is not in the hub's cache"
     )
+    page = f"https://huggingface.co/{repo} cannot be reached or does not have it" if network else "the hub is not asked"
+    return f"hf-hub:{repo}: {tried} ({folder}), and {page}; `starter` needs no network"

@@ -54,9 +54,9 @@ def load(source: str | os.PathLike[str], device: str | Device = "auto") -> Clip:
     if name.startswith("hf-hub:"):
         return _hub(name, where)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _folder(path, name, where)
-    if path.exists():
+    if name and path.exists():
         raise ModelError(f"{name} is a file; a model is a folder: give {path.parent}")
     return _tagged(name, where)
 
@@ -68,12 +68,16 @@ def _random(source: str, device: Device) -> Clip:
     """Any of open_clip's architectures with weights by seed 0; the network is never asked."""
     name = source.partition(":")[2]
     config = _config(name, source)
-    model = build.build(config, network=False)
+    try:
+        model = build.build(config, network=False)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from None
     try:
         tokenizer = build.tokenizer(config, network=False)
     except ModelError:  # images can be used all the same; a text says what is missing
         tokenizer = None
     preprocess = Preprocess.from_open_clip({}, folder.square(config), tokenizer)
+    preprocess = preprocess.with_context_length(build.context_length(config))
     base = Base(f"{name} with random weights", "none: the weights are random", starts_unaligned=True)
     return place(model, preprocess, config, base, source=source, device=device)
 
@@ -82,30 +86,32 @@ def _tagged(source: str, device: Device) -> Clip:
     """NAME:TAG of open_clip, from the hub's cache or the hub."""
     name, colon, tag = source.partition(":")
     config = _config(name, source)
-    tags = open_clip.list_pretrained_tags_by_model(name)
     stored = open_clip.get_pretrained_cfg(name, tag)
     if not stored:
-        if not tags:
-            raise ModelError(f"open_clip has no weights for {name}; `random:{name}` gives random ones")
-        near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4) if colon else tags
-        said = f"{name} has no tag {tag!r}" if colon else f"{source}: say which weights, {name}:TAG"
-        raise ModelError(
-            f"{said}; nearest: {', '.join(near or tags)}" if colon else f"{said}; its tags: {', '.join(tags)}"
-        )
+        raise ModelError(_no_tag(name, tag if colon else None))
     repo, _, file = stored["hf_hub"].rpartition("/")
-    names = [file.rpartition(".")[0] + ".safetensors", file] if file else list(folder.WEIGHTS_NAMES)
+    names = (f"{Path(file).stem}.safetensors", file) if file else folder.WEIGHTS_NAMES
     weights = hub.first(repo, names)
     if weights is None:
         raise ModelError(f"{source}: {hub.unreachable(repo, names[0])}")
-    if stored.get(
-        "quick_gelu"
-    ):  # open_clip only warns, and computes another activation than the weights were trained with
+    if stored.get("quick_gelu"):
+        # open_clip only warns, and computes another activation than the weights were trained with
         config["quick_gelu"] = True
     model = build.build(config, network=True)
     folder.load_weights(model, weights)
     preprocess = Preprocess.from_open_clip(stored, folder.square(config), build.tokenizer(config, network=True))
     base = Base(source, f"{folder.licence(weights.parent)} (https://huggingface.co/{repo})", starts_unaligned=False)
     return place(model, preprocess, config, base, source=source, device=device)
+
+
+def _no_tag(name: str, tag: str | None) -> str:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        return f"open_clip has no weights for {name}; `random:{name}` gives random ones"
+    if tag is None:
+        return f"{name}: say which weights, {name}:TAG; its tags: {', '.join(tags)}"
+    near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4)
+    return f"{name} has no tag {tag!r}; nearest: {', '.join(near or tags)}"
 
 
 def _config(name: str, source: str) -> dict[str, object]:
@@ -116,7 +122,8 @@ def _config(name: str, source: str) -> dict[str, object]:
     near = difflib.get_close_matches(name, [*open_clip.list_models(), "starter"], n=3, cutoff=0.5)
     also = f" (a hub repository is hf-hub:{name})" if name.count("/") == 1 and ":" not in source else ""
     raise ModelError(
-        f"{source} is neither a folder nor a model that open_clip knows{also}; nearest: {', '.join(near) or 'none'}. "
+        f"{source or 'an empty name'} is neither a folder nor a model that open_clip knows{also}; "
+        f"nearest: {', '.join(near) or 'none'}. "
         "Sources: starter, NAME:TAG, hf-hub:ORG/REPO, a folder, a run, random:NAME"
     )
 
@@ -132,8 +139,8 @@ def _hub(source: str, device: Device) -> Clip:
     revision = config.parent.name
     if hub.first(repo, names, revision=revision) is None:
         raise ModelError(hub.unreachable(repo, f"its weights ({' or '.join(names)})"))
-    for optional in (folder.CARD, folder.OURS, huggingface.PREPROCESSOR, *build.TOKENIZER_FILES):
-        hub.first(repo, [optional], revision=revision)
+    optional = (folder.CARD, folder.OURS, huggingface.PREPROCESSOR, *build.TOKENIZER_FILES, *build.TOKENIZER_EXTRAS)
+    hub.collect(repo, optional, revision=revision)
     read = folder.read if ours else huggingface.read
     return read(config.parent, device=device, source=source, network=True)
 

@@ -38,8 +38,8 @@ HALF_SCALE = 1024.0
 
 TINY: dict[str, Any] = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 128, "head_width": 32, "layers": 3},
-    "text_cfg": {"context_length": 16, "vocab_size": 512, "width": 128, "heads": 4, "layers": 3},
+    "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "head_width": 64, "layers": 3},
+    "text_cfg": {"context_length": 16, "vocab_size": 512, "width": 192, "heads": 3, "layers": 3},
 }
 """What `device_check` computes: every kind of layer of a CLIP in half a second."""
 

@@ -35,8 +35,6 @@ TRIM_MULTIPLE = 8
 TRIM_TOLERANCE = 1e-5
 """Largest difference of unit embeddings, full against trimmed, with which a tower counts as blind to padding."""
 
-PROBE_LENGTHS = (2, 5, 9, 14)
-
 Function = Callable[[Tensor], Tensor]
 
 
@@ -106,11 +104,7 @@ def image_tower(clip: Clip) -> Tower:
             )
         heads = tuple(f"visual.head.{name}." for name, _ in visual.head.named_children() if name != "pool")
         return build(body=partial(_timm_body, model), head=partial(_timm_head, model), head_prefixes=heads)
-    return build(body=lambda x: model.visual(x), head=_identity, head_prefixes=())
-
-
-def _identity(x: Tensor) -> Tensor:
-    return x
+    return build(body=lambda x: model.visual(x), head=nn.Identity(), head_prefixes=())
 
 
 def _vit_body(model: Any, images_BCHW: Tensor) -> Tensor:
@@ -178,15 +172,12 @@ def text_tower(clip: Clip) -> Tower:
     if isinstance(model.text, HFTextEncoder):
         body, head = partial(_hf_body, model), partial(_hf_head, model)
         return build(body=body, head=head, prefixes=("text.",), head_prefixes=("text.proj.",))
-    return build(body=lambda x: model.text(x), head=_identity, prefixes=("text.",), head_prefixes=())
+    return build(body=lambda x: model.text(x), head=nn.Identity(), prefixes=("text.",), head_prefixes=())
 
 
 def _native_body(model: Any, tokens_BL: Tensor) -> Tensor:
-    """open_clip's own text transformer for any number of tokens up to the context length.
-
-    open_clip adds the whole position table and mask, so both are cut here; what follows is `CLIP.encode_text` and
-    `TextTransformer.forward` up to the projection.
-    """
+    """`CLIP.encode_text` and `TextTransformer.forward` up to the projection, for any number of tokens: open_clip adds
+    the whole position table and mask, and both are cut here."""
     pooled: Tensor
     if isinstance(model, CLIP):
         length = tokens_BL.shape[1]
@@ -198,10 +189,8 @@ def _native_body(model: Any, tokens_BL: Tensor) -> Tensor:
     text = model.text
     x, mask = text._embeds(tokens_BL)
     x = text.transformer(x, attn_mask=_cut(mask, x.shape[1]))
-    if text.cls_emb is not None:
-        pooled = text.ln_final(text_global_pool(x, pool_type="last"))
-    else:
-        pooled = text_global_pool(text.ln_final(x), tokens_BL, pool_type=text.pool_type, eos_token_id=text.eos_id)
+    pool = "last" if text.cls_emb is not None else text.pool_type  # CoCa's class token comes last
+    pooled = text_global_pool(text.ln_final(x), tokens_BL, pool_type=pool, eos_token_id=text.eos_id)
     return pooled
 
 
@@ -292,12 +281,10 @@ def sees_no_padding(clip: Clip) -> bool:
     model, lengths = clip.model, _lengths(clip.model)
     if lengths is None:
         return False
-    tokens_BL = probes(model, clip.preprocess.context_length)
+    tokens_BL = clip.device.copy(probes(model, clip.preprocess.context_length))
     tower = text_tower(clip)
     short_BL = tokens_BL[:, : -(-int(lengths(tokens_BL).max()) // TRIM_MULTIPLE) * TRIM_MULTIPLE]
-    full_BD, short_BD = (
-        normalize(tower(tokens.to(model.logit_scale.device)), dim=-1) for tokens in (tokens_BL, short_BL)
-    )
+    full_BD, short_BD = (normalize(tower(tokens), dim=-1) for tokens in (tokens_BL, short_BL))
     return bool((full_BD - short_BD).abs().max() <= TRIM_TOLERANCE)
 
 
@@ -311,11 +298,10 @@ def probes(model: Any, context_length: int, rows: int = 4) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     tokens_BL = torch.full((rows, context_length), pad)
     for row in range(rows):
-        length = min(PROBE_LENGTHS[row % len(PROBE_LENGTHS)], context_length)
+        length = min((2, 5, 9, 14)[row % 4], context_length)
         words = torch.randint(min(5, vocabulary - 2), vocabulary - 1, (length,), generator=generator)
-        words[words == end] -= 1
-        words[-1] = end
-        tokens_BL[row, :length] = words
+        tokens_BL[row, :length] = torch.where(words == end, end - 1, words)
+        tokens_BL[row, length - 1] = end
     return tokens_BL
 
 
@@ -356,6 +342,5 @@ def check_batch_statistics(model: nn.Module) -> None:
         named = ", ".join(at_fault[:3]) + (f" and {len(at_fault) - 3} more" if len(at_fault) > 3 else "")
         raise StepError(
             f"batch normalisation would use the statistics of each micro-batch in {named}, so that the gradient would "
-            "depend on the micro-batch: put them into eval mode (model.towers.freeze_batch_norm), or give them stored "
-            "statistics"
+            "depend on the micro-batch: put them into eval mode (model.towers.freeze_batch_norm)"
         )

@@ -1,7 +1,15 @@
-"""Image files to upright RGB, judged before they are decoded: limits, modes, orientation. Knows no model.
+"""Image files to upright RGB, judged before they are decoded: limits, modes, orientation. Knows no model, no torch.
 
-Modes: transparency is put on white; a palette, CMYK and other colour spaces become RGB without a colour profile; grey
-of 16 bits is scaled by 1/257, other wide grey by its own range where it leaves 0..255; of an animation the first frame.
+Files are told apart by their first bytes, not by their names. What becomes of them:
+
+- transparency (of RGBA, LA, PA, of a palette, of a single colour) is put on white;
+- palettes, CMYK and other colour spaces become RGB without a colour profile, as in open_clip;
+- colour of 16 bits a channel keeps its upper 8, which Pillow does while it reads;
+- grey of 16 bits is divided by 257, so that 65535 becomes 255, whatever the picture holds;
+- grey of 32 bits or of floating point stays where all of it lies within 0..255, floating point within 0..1 times 255,
+  and else the smallest value becomes 0 and the largest 255; what is no finite number becomes 0;
+- the orientation of EXIF is applied; of an animation or of several pages the first picture is taken.
+
 Nothing here touches what belongs to the whole process (Pillow's limits, warning filters): files are decoded in threads.
 """
 
@@ -75,6 +83,7 @@ _STRANGERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
 )
 
 _HEAD_BYTES = 512
+_BAND_PIXELS = 4_000_000
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,11 +121,17 @@ def probe(source: bytes | Path, limits: Limits = LIMITS) -> Facts:
 
     Raises:
         DataError: it cannot be decoded; the message says why.
-        OSError: there is no such file, or it cannot be opened.
     """
     picture, mode = _opened(source, limits)
     digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
-    digest.update(picture.tobytes())
+    width, height = picture.size
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(
+        0, height, rows
+    ):  # piece by piece: the bytes of the whole would be a second copy of a large picture
+        for left in range(0, width, _BAND_PIXELS):  # several only where a single row is longer
+            piece = (left, top, min(width, left + _BAND_PIXELS), min(height, top + rows))
+            digest.update(picture.crop(piece).tobytes())
     return Facts(picture.size, mode, digest.hexdigest())
 
 
@@ -129,16 +144,18 @@ def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS) -> Image
         limits: what is refused.
 
     Returns:
-        A new Pillow image of mode RGB.
+        A Pillow image of mode RGB: a new one, or `source` itself where it is such a picture already.
 
     Raises:
-        DataError: no image, a damaged or truncated one, or one beyond the limits; the message says which. It does not
-            name the file: who calls knows by which name the user does.
-        OSError: there is no such file, or it cannot be opened.
+        DataError: no file, no image, a damaged or truncated one, or one beyond the limits; the message says which. It
+            does not name the file: who calls knows by which name the user does.
     """
     if isinstance(source, Image.Image):
+        _within(source.size, limits)
+        if type(source) is Image.Image and source.mode == "RGB" and not source.info:
+            return source  # as this function leaves them; a large one takes a while to copy
         with _faults():
-            return _upright_rgb(source, limits)
+            return _upright_rgb(source)
     return _opened(source, limits)[0]
 
 
@@ -150,8 +167,12 @@ def _opened(source: bytes | Path, limits: Limits) -> tuple[Image.Image, str]:
         # Not read as a whole: a film of many gigabytes that is called .jpg is turned away by its first bytes
         with source.open("rb") as file:
             return _read(file, limits)
+    except FileNotFoundError:
+        raise DataError("there is no such file") from None
     except IsADirectoryError:
         raise DataError("this is a folder, not an image file") from None
+    except (OSError, ValueError) as error:  # what is wrong with the content has become a DataError by now
+        raise DataError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
@@ -161,11 +182,17 @@ def _read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
     reader = next((reader for start, reader in _READERS if start.match(head)), None)
     if reader is None:
         raise DataError(_unknown(head))
+    if reader is WebPImageFile:  # it makes its canvas as soon as it is called, and asks a limit of Pillow's own there
+        _within(_webp_size(head), Limits(min(limits.pixels, 2 * (Image.MAX_IMAGE_PIXELS or limits.pixels))))
     file.seek(0)
     with _faults():
         image = reader(file)
+        _within(image.size, limits)
         mode = image.mode
-        return _upright_rgb(image, limits), mode
+        if isinstance(image, TiffImageFile):
+            # Else its load() makes the canvas, and asks Pillow's limit first: it would warn, and refuse what is allowed
+            image.im = Image.new(mode, getattr(image, "_tile_size", image.size), None).im
+        return _upright_rgb(image), mode
 
 
 @contextlib.contextmanager
@@ -175,10 +202,13 @@ def _faults() -> Iterator[None]:
         yield
     except (DataError, MemoryError):  # too little memory is not the file's fault
         raise
+    except Image.DecompressionBombError as error:  # some readers ask Pillow's limit before they make a canvas
+        raise DataError(f"too large for Pillow, make the image smaller: {error}") from None
     except Exception as error:  # struct.error, KeyError, ...: what a reader raises follows from what the damage hits
         reason = str(error)
         known = reason and not re.fullmatch(r"-?\d+", reason)  # libtiff gives a bare number
-        raise DataError(f"damaged or cut off: {reason if known else type(error).__name__}") from None
+        said = reason if known else type(error).__name__
+        raise DataError(f"damaged or cut off ({said}): get the file again, or save it anew") from None
 
 
 def _unknown(head: bytes) -> str:
@@ -192,13 +222,26 @@ def _unknown(head: bytes) -> str:
     return f"no image in a known format ({', '.join(FORMATS)})"
 
 
-def _upright_rgb(image: Image.Image, limits: Limits) -> Image.Image:
-    pixels = image.width * image.height
+def _within(size: tuple[int, int], limits: Limits) -> None:
+    pixels = size[0] * size[1]
     if pixels > limits.pixels:
         raise DataError(
-            f"{image.width}x{image.height} pixels are {pixels / 1e6:.0f} megapixels, and the limit is "
-            f"{limits.pixels / 1e6:.0f}: make the image smaller; the model sees a few hundred pixels a side"
+            f"{size[0]}x{size[1]} pixels are {pixels / 1e6:.1f} megapixels, and the limit is {limits.pixels / 1e6:g}: "
+            "make the image smaller, or cut it into tiles; the model sees a few hundred pixels a side"
         )
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """(width, height) of the canvas by RFC 9649 (the WebP container); (0, 0) where the head is damaged."""
+    kind, number = head[12:16], int.from_bytes(head[16:30], "little")
+    if kind == b"VP8X":
+        return (number >> 64 & 0xFFFFFF) + 1, (number >> 88 & 0xFFFFFF) + 1
+    if kind == b"VP8L":
+        return (number >> 40 & 0x3FFF) + 1, (number >> 54 & 0x3FFF) + 1
+    return (number >> 80 & 0x3FFF, number >> 96 & 0x3FFF) if kind == b"VP8 " else (0, 0)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     picture = _rgb(image)
     method = _UPRIGHT.get(_orientation(image))
@@ -232,19 +275,20 @@ def _narrowed(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = _by_257(wide)
     else:
-        values = np.nan_to_num(wide.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(values.min()), float(values.max())
-        if image.mode == "I" and low >= 0 and 255 < high <= 65535:
-            grey = _by_257(wide)
-        elif low < 0 or high > 255:
-            grey = np.rint((values - low) * (255 / (high - low if high > low else 1.0))).astype(np.uint8)
-        else:
-            grey = np.rint(values * 255 if image.mode == "F" and high <= 1 else values).astype(np.uint8)
+        finite = np.isfinite(wide)
+        values = np.where(finite, wide, 0).astype(np.float64)
+        known = values[finite] if finite.any() else values
+        low, high = float(known.min()), float(known.max())
+        if low < 0 or high > 255:
+            values = np.where(finite, values - low, 0) * (255 / (high - low if high > low else 1.0))
+        elif image.mode == "F" and high <= 1:
+            values *= 255
+        grey = np.rint(values).astype(np.uint8)
     if "transparency" in image.info:
         grey[wide == image.info["transparency"]] = 255
     return Image.fromarray(grey)
 
 
 def _by_257(wide: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Values to 65535 as values to 255, whatever the picture holds: equal tissue keeps equal grey."""
+    """Values to 65535 as values to 255: equal tissue keeps equal grey from picture to picture."""
     return ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -72,13 +72,13 @@ class Preprocess:
     context_length: int = CONTEXT_LENGTH
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # numbers of one kind: equal values have equal fingerprints
+            object.__setattr__(self, name, _triple(getattr(self, name)))
         faults = [
             (self.size_px < 1, f"the size is {self.size_px} pixels"),
             (self.context_length < 1, f"the context length is {self.context_length} tokens"),
-            (
-                not all(map(math.isfinite, (*self.mean, *self.std))) or 0 in self.std,
-                f"mean {self.mean}, std {self.std}",
-            ),
+            (not all(map(math.isfinite, (*self.mean, *self.std))), f"mean is {self.mean}, std is {self.std}"),
+            (min(self.std) <= 0, f"std is {self.std}, and it is divided by"),
             (self.resize not in ("shortest", "longest", "squash"), f"resize is {self.resize!r}"),
             (self.interpolation not in ("bicubic", "bilinear"), f"interpolation is {self.interpolation!r}"),
             (not 0 <= self.fill <= 255, f"fill is {self.fill}, and grey values go from 0 to 255"),
@@ -101,7 +101,7 @@ class Preprocess:
         """
         from torchvision.transforms.functional import pil_to_tensor
 
-        image = _bounded(images.decode(source, limits), self.size_px, self.resize)
+        image = _bounded(images.decode(source, limits), self)
         for transform in _transforms(self.size_px, self.resize, self.fill, self.interpolation):
             image = transform(image)
         pixels: Tensor = pil_to_tensor(image)
@@ -130,6 +130,19 @@ class Preprocess:
                     self.context_length,
                 )
         return tokens_NL
+
+    def note_of_cuts(self, texts: Sequence[str]) -> str:
+        """In words, how many distinct texts of a whole data set are cut; "" where none is, or there is no tokenizer.
+
+        Who has asked will tell: `texts` then says nothing more of it in this process.
+        """
+        if self.tokenizer is None:
+            return ""
+        distinct = list(dict.fromkeys(rules.clean(text) for text in texts))
+        cut = sum(count > self.context_length for count in self.tokenizer.count(distinct))
+        _warned.add(self.tokenizer.fingerprint)
+        said = f"{cut} of {len(distinct)} distinct captions are longer than {self.context_length} tokens and cut there"
+        return said if cut else ""
 
     @property
     def image_fingerprint(self) -> str:
@@ -176,11 +189,13 @@ class Preprocess:
         Raises:
             ModelError: a key is missing, unknown or wrong.
         """
+        wrong = set(stored) ^ {one.name for one in fields(Preprocess) if one.name != "tokenizer"}
+        if wrong:
+            raise ModelError(f"the stored preprocessing cannot be read: missing or unknown are {sorted(wrong)}")
         try:
-            values = {**stored, "mean": _triple(stored["mean"]), "std": _triple(stored["std"])}
-            return Preprocess(**values, tokenizer=tokenizer)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the stored preprocessing cannot be read: {type(error).__name__}: {error}") from None
+            return Preprocess(**stored, tokenizer=tokenizer)
+        except TypeError as error:
+            raise ModelError(f"the stored preprocessing cannot be read: {error}") from None
 
     def to_open_clip(self) -> dict[str, Any]:
         """open_clip's `preprocess_cfg`; the size stands in its `model_cfg`."""
@@ -212,8 +227,8 @@ class Preprocess:
         try:
             return Preprocess(
                 size_px=size_px,
-                mean=_triple(known.get("mean", MEAN)),
-                std=_triple(known.get("std", STD)),
+                mean=known.get("mean", MEAN),
+                std=known.get("std", STD),
                 resize=known.get("resize_mode", "shortest"),
                 fill=int(known.get("fill_color", 0)),
                 interpolation="bicubic" if interpolation == "random" else interpolation,
@@ -238,22 +253,23 @@ def normalise(images_BCHW: Tensor, mean: Triple, std: Triple, dtype: torch.dtype
     work = torch.float64 if dtype == torch.float64 else torch.float32
     # made on the CPU: then no list of numbers is copied piece by piece to an accelerator
     mean_C11, std_C11 = (torch.tensor(one, dtype=work).view(-1, 1, 1).to(images_BCHW.device) for one in (mean, std))
-    return images_BCHW.to(work).div_(255).sub_(mean_C11).div_(std_C11).to(dtype)
+    return images_BCHW.to(work, copy=True).div_(255).sub_(mean_C11).div_(std_C11).to(dtype)
 
 
-def _bounded(image: Image.Image, size_px: int, resize: Resize) -> Image.Image:
+def _bounded(image: Image.Image, how: Preprocess) -> Image.Image:
     """An image so narrow that open_clip's resize would fail, or need gigabytes, made less narrow; others as they are.
 
-    "shortest" makes the long side size_px * ratio pixels and then cuts out the middle: here that is cut out before.
+    "shortest" makes the long side size_px * ratio pixels and then keeps the middle: here more than that is cut off before.
     "longest" rounds the short side to nothing: here it keeps one pixel.
     """
     short, long = sorted(image.size)
-    if resize == "shortest" and long > LONGEST_RATIO * short:
-        start = (long - LONGEST_RATIO * short) // 2
-        end = start + LONGEST_RATIO * short
-        return image.crop((start, 0, end, short) if image.width == long else (0, start, short, end))
-    if resize == "longest" and round(short * size_px / long) == 0:
-        return image.resize((size_px, 1) if image.width == long else (1, size_px), Image.Resampling.BICUBIC)
+    if how.resize == "shortest" and long > LONGEST_RATIO * short:
+        start = (long - 3 * short) // 2  # as much at both ends, so that the middle stays the middle
+        kept = (start, 0, long - start, short)
+        return image.crop(kept if image.width == long else (kept[1], kept[0], kept[3], kept[2]))
+    if how.resize == "longest" and round(short * how.size_px / long) == 0:
+        resampling = Image.Resampling.BILINEAR if how.interpolation == "bilinear" else Image.Resampling.BICUBIC
+        return image.resize((how.size_px, 1) if image.width == long else (1, how.size_px), resampling)
     return image
 
 
@@ -269,8 +285,11 @@ def _transforms(size_px: int, resize: Resize, fill: int, interpolation: Interpol
 
 def _triple(numbers: Any) -> Triple:
     """One number a channel; a single one is meant for all, as in open_clip."""
-    red, green, blue = [numbers] * 3 if isinstance(numbers, int | float) else numbers
-    return float(red), float(green), float(blue)
+    try:
+        red, green, blue = [numbers] * 3 if isinstance(numbers, int | float) else numbers
+        return float(red), float(green), float(blue)
+    except (TypeError, ValueError):
+        raise ModelError(f"mean and std are three numbers each, one a channel, and not {numbers!r}") from None
 
 
 def _digest(facts: tuple[Any, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def leaves(outputs: list[Tensor]) -> list[Tensor]:
     """The leaf tensors (parameters, mostly) that collect gradients in the graphs of `outputs`, each once."""
     found: dict[int, Tensor] = {}
     seen = set()
-    waiting = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    waiting: list[Any] = [one.grad_fn for one in outputs if one.grad_fn is not None]
     for one in outputs:
         if one.requires_grad and one.grad_fn is None:
             found[id(one)] = one

@@ -39,7 +39,13 @@ class Asked:
 
 
 def finish(
-    folder: RunFolder, config: Config, asked: Asked, before: Report | None, device: Device, say: Callable[[str], None]
+    folder: RunFolder,
+    config: Config,
+    asked: Asked,
+    before: Report | None,
+    device: Device,
+    say: Callable[[str], None],
+    began_unaligned: bool,
 ) -> Report | None:
     """Writes RUN/model and RUN/report; gives what the model handed over got on test (None where test has no rows)."""
     best = checkpoints.best_good(folder.checkpoints, say)
@@ -68,7 +74,7 @@ def finish(
             settings=config.model_dump(),
             environment={**after.environment, "checkpoint": best.name},
             repeat=command(config, folder),
-            notes=[UNALIGNED] if clip.base.starts_unaligned else [],
+            notes=[UNALIGNED] if began_unaligned else [],
             pictures=config.report.pictures,
         )
     return after
@@ -131,7 +137,11 @@ def card(clip: Clip, config: Config, before: Report | None, after: Report | None
 def _text_tower_note(clip: Clip) -> list[str]:
     if clip.config["text_cfg"].get("hf_model_name") != "./":
         return []
-    return ["", "The text tower is one of transformers' and is found in the working directory: run this in the folder and", 'name it `"local-dir:."`.']
+    return [
+        "",
+        "The text tower is one of transformers' and is found in the working directory: run this in the folder and",
+        'name it `"local-dir:."`.',
+    ]
 
 
 def _settings(config: Config) -> list[tuple[str, str, Any]]:
@@ -148,7 +158,10 @@ def _scores(before: Report | None, after: Report | None) -> list[str]:
     """A table of figures with their 95 % intervals."""
     if after is None:
         return ["The data has no test split, so nothing was scored."]
-    lines = [f"On {after.metrics['pairs']} held-out pairs of {after.metrics['data']}, with 95 % bootstrap intervals:", ""]
+    lines = [
+        f"On {after.metrics['pairs']} held-out pairs of {after.metrics['data']}, with 95 % bootstrap intervals:",
+        "",
+    ]
     lines += ["| figure | before | after |", "|---|---|---|"]
     figures: list[tuple[str, tuple[str, ...]]] = wording.shares(after.metrics)
     for name, path in figures:

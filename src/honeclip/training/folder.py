@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from typing import Any
 import tomli_w
 
 from honeclip import config as configs
+from honeclip.checkpoint.lock import LOCK
 from honeclip.config import Config
-from honeclip.errors import HoneclipError, RunError
+from honeclip.errors import BadInput, HoneclipError, RunError
 
 MAY_CHANGE = ("train.length", "memory.", "notify.")
 """Keys that a resumed run may be given anew; every other one would make it another run."""
@@ -62,6 +65,17 @@ class RunFolder:
         return self.path / "before.json"
 
     @property
+    def replaced(self) -> Path:
+        """Where a run that is replaced waits until the new one has seen that nothing is wrong with its input."""
+        return self.path / ".replaced"
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Everything that a run writes."""
+        files = (self.config_file, self.events_file, self.result_file, self.before_file)
+        return (self.checkpoints, self.model, self.report, *files)
+
+    @property
     def is_run(self) -> bool:
         """Whether a run was begun here."""
         return self.config_file.exists()
@@ -86,10 +100,13 @@ def options(
     config: Mapping[str, Mapping[str, Any]] | None, data: object, model: object, domain: str | None
 ) -> dict[str, dict[str, Any]]:
     """What a caller gave, as sections and keys of a config."""
-    values = {section: dict(table) if isinstance(table, Mapping) else table for section, table in (config or {}).items()}
+    values = {
+        section: dict(table) if isinstance(table, Mapping) else table for section, table in (config or {}).items()
+    }
     for section, key, value in (("data", "path", data), ("model", "source", model), ("data", "domain", domain)):
-        if value is not None:
-            values.setdefault(section, {})[key] = str(value)
+        # a section that is no table is a fault of the config, and said there
+        if value is not None and isinstance(table := values.setdefault(section, {}), dict):
+            table[key] = str(value)
     return values
 
 
@@ -104,8 +121,9 @@ def find(
             was given that would make it another run.
     """
     folder = RunFolder(path)
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; name a folder for the run")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise RunError(f"{there} is a file; name a folder for the run")
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite replaces it: give one of the two")
     if resume:
@@ -117,25 +135,68 @@ def find(
         raise RunError(
             f"{path} already holds a run; go on with --resume, replace it with --overwrite, or name another folder"
         )
+    strange = [part.name for part in folder.parts if part.exists()]
+    if strange and not overwrite:
+        raise RunError(
+            f"{path} holds no run, but has {', '.join(strange)}, which a run would replace; name another folder, or say "
+            "--overwrite"
+        )
     return Found(folder, config, False)
 
 
-def claim(found: Found) -> None:
-    """Makes the folder, clears away a run that is to be replaced, and writes the config. The caller holds the lock.
+@contextmanager
+def claimed(found: Found) -> Iterator[None]:
+    """The folder with the run's config in it, and a run that is to be replaced out of the way. The caller holds the lock.
+
+    Where bad input comes out inside before the first checkpoint, everything is put back as it was.
 
     Raises:
         HoneclipError: the disk refuses.
     """
     folder = found.folder
+    config_before = folder.config_file.read_text(encoding="utf-8") if found.going_on else ""
     try:
         if not found.going_on:
-            for part in (folder.checkpoints, folder.model, folder.report):
-                shutil.rmtree(part, ignore_errors=True)
-            for file in (folder.events_file, folder.result_file, folder.before_file):
-                file.unlink(missing_ok=True)
+            shutil.rmtree(folder.replaced, ignore_errors=True)
+            _move(folder.parts, folder.replaced)
         _write(folder.config_file, tomli_w.dumps(found.config.model_dump()))
     except OSError as error:
         raise HoneclipError(f"{folder.path} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    except BadInput:
+        if found.going_on:
+            _write(folder.config_file, config_before)
+        elif not folder.checkpoints.exists():
+            _put_back(folder)
+        raise
+
+
+def begun(folder: RunFolder) -> None:
+    """Deletes the run that was replaced, or the result of the one that goes on: what is asked for can be computed."""
+    shutil.rmtree(folder.replaced, ignore_errors=True)
+    folder.result_file.unlink(missing_ok=True)
+
+
+def _move(parts: tuple[Path, ...], to: Path) -> None:
+    to.mkdir(parents=True)
+    for part in parts:
+        if part.exists():
+            part.rename(to / part.name)
+
+
+def _put_back(folder: RunFolder) -> None:
+    """Takes away what a run that could not begin has written, and the folder where nothing else is in it."""
+    for part in folder.parts:
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    if folder.replaced.exists():
+        for part in folder.replaced.iterdir():
+            part.rename(folder.path / part.name)
+        folder.replaced.rmdir()
+    if [one.name for one in folder.path.iterdir()] == [LOCK]:
+        with contextlib.suppress(OSError):  # some systems do not delete a file that is open: then an empty folder stays
+            (folder.path / LOCK).unlink()
+            folder.path.rmdir()
 
 
 def absolute(config: Config) -> Config:

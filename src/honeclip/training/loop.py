@@ -73,9 +73,9 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
         learning = [one for group in optimizer.param_groups for one in group["params"]]
         learner.scaler.unscale_(optimizer) if learner.scaler.is_enabled() else None
         norm = optimizers.gradient_norm(learning)
-        if not learner.scaler.is_enabled():
-            # a scaler skips the step and tries a smaller scale; without one there is nothing left to try
-            _stop_unless(math.isfinite(norm), step, _worst_gradient(clip), last_good)
+        # a scaler skips the step and tries a smaller scale; without one (its scale is 1) there is nothing left to try
+        tries = learner.scaler.get_scale() > 1
+        _stop_unless(tries or math.isfinite(norm), step, _worst_gradient(clip), last_good)
         optimizers.clip_gradients(learning, norm, config.grad_clip)
         learner.scaler.step(optimizer)
         learner.scaler.update()

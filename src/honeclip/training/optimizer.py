@@ -61,7 +61,7 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float, heads: float = 1.0
     """Sets every group to `factor` of its peak rate, heads to `heads` times that; returns the highest rate set."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor * (heads if group["head"] else 1.0)
-    return max(group["lr"] for group in optimizer.param_groups)
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:

@@ -77,8 +77,8 @@ def make_plan(
     if room < sum(per_sample):
         need = (static_bytes + sum(per_sample)) / 1e9
         raise BadInput(
-            f"memory.budget_gb = {budget_bytes / 1e9:.2f} is too little: weights, gradients and optimizer state take "
-            f"{static_bytes / 1e9:.2f} GB and one sample {sum(per_sample) / 1e9:.2f} GB; give at least {need * 1.1:.2f}, "
+            f"memory.budget_gb = {budget_bytes / 1e9:.3g} is too little: weights, gradients and optimizer state take "
+            f"{static_bytes / 1e9:.3g} GB and one sample {sum(per_sample) / 1e9:.3g} GB; give at least {need * 1.1:.3g}, "
             "or freeze towers (model.freeze=towers)"
         )
     if memory.micro_batch == "auto":

@@ -14,7 +14,7 @@ from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import LATEST, RunState, named, save
 from honeclip.device import resident
 from honeclip.device.memory import PeakMeter
-from honeclip.errors import Interrupted
+from honeclip.errors import Interrupted, NonFiniteError
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
@@ -116,8 +116,7 @@ def fit(
             return done
         imports_bytes = resident.now_bytes()
         prepared = setup.prepare(found.config, device, say, progress)
-        with locked(found.folder.path):
-            folders.claim(found)
+        with locked(found.folder.path), folders.claimed(found):
             return _run(found.folder, prepared, imports_bytes, stop, say, progress)
 
 
@@ -130,12 +129,9 @@ def _finished(found: Found) -> Run | None:
     return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
 
 
-def _run(
-    folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, say: Say, progress: Progress
-) -> Run:
+def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, say: Say, progress: Progress) -> Run:
     """The run itself, in a folder that is its own."""
     config, clip = prepared.config, prepared.clip
-    folder.result_file.unlink(missing_ok=True)
     # 1. where it stands, and what the model got before its first step
     newest = checkpoints.latest_good(folder.checkpoints, say)
     state = checkpoints.read(newest) if newest else None
@@ -147,7 +143,7 @@ def _run(
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = _length(prepared, learner, known, state)
-    table = stages.table(clip, config.model.freeze, total)
+    table = stages.table(clip, config.model.freeze, total, state.json["stage"] if state else 0)
     factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
     learner = replace(learner, factor=factor)
     # 4. the steps
@@ -162,7 +158,7 @@ def _run(
     position = session.train(learner, position, state, caches)
     log.close()
     # 5. the model that is handed over, and what it won
-    after = finish(folder, config, prepared.asked("test"), before, prepared.device, say)
+    after = finish(folder, config, prepared.asked("test"), before, prepared.device, say, prepared.begins_unaligned)
     run = Run(
         folder=folder.path,
         steps=position.step,
@@ -175,9 +171,7 @@ def _run(
     return run
 
 
-def _length(
-    prepared: Prepared, learner: Learner, known: Features, state: RunState | None
-) -> tuple[int, float | None]:
+def _length(prepared: Prepared, learner: Learner, known: Features, state: RunState | None) -> tuple[int, float | None]:
     """Steps of the run, and seconds a step where a duration is in minutes.
 
     A run that goes on with the same `train.length` keeps its number of steps, however long a step takes today.
@@ -225,14 +219,17 @@ class _Session:
     def train(self, learner: Learner, position: Position, state: RunState | None, caches: Any) -> Position:
         """Every step that is left, stage by stage."""
         for stage in self.table:
-            if position.step >= stage.stop and position.step > 0:
+            if position.step >= stage.stop or self._gives_up(position):
                 continue
             plan = stored_plan(state, stage.start) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
+            folders.begun(self.folder)
             self.say(f"steps {position.step + 1} to {stage.stop}: {learner.plan.reason}")
             position, go_on = self._stage(learner, position, stage, caches)
             if not go_on:
                 break
+        self.stop.waits = False
+        self._leave_if_asked(position)
         return position
 
     def _stage(self, learner: Learner, position: Position, stage: Stage, caches: Any) -> tuple[Position, bool]:
@@ -242,6 +239,7 @@ class _Session:
         save_every = self.every(config.checkpoint.every, position.total_steps)
         save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
         asked = self.prepared.asked("val")
+        looks = len(asked.pairs) > 0 and 0 < evaluate_every <= position.total_steps
         batches = setup.batches(self.prepared, learner, stage, position.step)
         saved = time.monotonic()
         self.stop.waits = True
@@ -252,26 +250,28 @@ class _Session:
                 position = self._stepped(learner, step, position, seconds, meter)
                 last = step.number == position.total_steps
                 best = False
-                if len(asked.pairs) and evaluate_every and (step.number % evaluate_every == 0 or last):
-                    if evaluate_every <= position.total_steps:
-                        position, best = self._evaluated(learner, position, asked, caches)
+                if looks and (step.number % evaluate_every == 0 or last):
+                    position, best = self._evaluated(learner, position, asked, caches)
                 end = last or self._gives_up(position)
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
                     kept = capture(learner, position, self.log.offset, stage.start)
-                    save(self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best)
-                    saved = time.monotonic()
-                if self.stop.wanted and not end:
-                    raise Interrupted(
-                        self.stop.wanted, f"stopped and saved after step {step.number}; go on with --resume"
+                    save(
+                        self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best
                     )
+                    saved = time.monotonic()
+                self._leave_if_asked(position)
                 if end and not last:
                     self.say(f"ended after step {step.number}: {position.worse} evaluations without a better score")
                     return position, False
                 started = time.perf_counter()
-        self.stop.waits = False
         return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), True
+
+    def _leave_if_asked(self, position: Position) -> None:
+        """Ends the process where a signal asked for it; the position was saved."""
+        if self.stop.wanted:
+            raise Interrupted(self.stop.wanted, f"stopped and saved after step {position.step}; go on with --resume")
 
     def _stepped(self, learner: Learner, step: Step, position: Position, seconds: float, meter: PeakMeter) -> Position:
         """Writes down one step."""
@@ -306,7 +306,13 @@ class _Session:
         return position
 
     def _evaluated(self, learner: Learner, position: Position, asked: Any, caches: Any) -> tuple[Position, bool]:
-        found = measure(learner.clip, asked, caches)
+        try:
+            found = measure(learner.clip, asked, caches)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
+                "train.precision=fp32"
+            ) from None
         position, best, said = judge(position, found)
         self.log.append(
             "evaluation",

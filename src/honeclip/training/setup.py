@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-
 from honeclip.config import Config
 from honeclip.data import loader, pairs
 from honeclip.data.loader import Batch
@@ -79,6 +78,11 @@ class Prepared:
         return Asked(self.everything.split(split), self.domain, self.labels, name, self.config.train.seed)
 
     @property
+    def begins_unaligned(self) -> bool:
+        """Whether the two towers have never met, so that scores before the run are chance."""
+        return self.clip.base.starts_unaligned and not self.begins_tuned
+
+    @property
     def steps_per_epoch(self) -> float:
         """Batches that the train split makes; may be a fraction."""
         return len(self.train) / self.batch
@@ -108,7 +112,9 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     )
     train = everything.split("train")
     if len(train) < 2:
-        raise DataError(f"{everything.source}: the train split has {len(train)} rows, and pairs are told apart from two on")
+        raise DataError(
+            f"{everything.source}: the train split has {len(train)} rows, and pairs are told apart from two on"
+        )
     batch = min(config.train.batch, len(train))
     found = Prepared(
         config, where, how, everything, train, domain, all_labels(everything), clip, batch, clip.domain is not None
@@ -120,28 +126,22 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
 def _introduce(found: Prepared, say: Say) -> None:
     """What a person should know before the first step."""
     config, clip, everything = found.config, found.clip, found.everything
-    say(f"device: {found.device.name}: {found.device.reason}; precision {found.precision.name}: {found.precision.reason}")
+    say(
+        f"device: {found.device.name}: {found.device.reason}; precision {found.precision.name}: {found.precision.reason}"
+    )
     counts = ", ".join(f"{everything.splits.count(name)} {name}" for name in ("train", "val", "test"))
     say(f"data: {len(everything)} of {everything.total_rows} rows can be used ({counts})")
     for note in everything.notes:
         say(f"note: {note}")
     if found.batch < config.train.batch:
         say(f"the batch of {config.train.batch} is lowered to the {found.batch} rows of the train split")
-    _say_cuts(clip, everything, say)
-    if clip.base.starts_unaligned and not found.begins_tuned:
+    if clip.preprocess.tokenizer is not None and (cut := clip.preprocess.note_of_cuts(everything.captions)):
+        say(f"note: {cut}")
+    if found.begins_unaligned:
         say(
             f"{config.model.source} begins unaligned: its two towers have never met, so scores start at chance. With a "
             "network, begin with a real CLIP instead: --model ViT-B-32:datacomp_xl_s13b_b90k"
         )
-
-
-def _say_cuts(clip: Clip, everything: Pairs, say: Say) -> None:
-    """How many captions are longer than the text tower reads."""
-    tokenizer = clip.preprocess.tokenizer
-    distinct = list(dict.fromkeys(everything.captions))
-    cut = sum(length > tokenizer.context_length for length in tokenizer.count(distinct)) if tokenizer else 0
-    if cut and tokenizer:
-        say(f"note: {cut} of {len(distinct)} captions are longer than {tokenizer.context_length} tokens and are cut there")
 
 
 def score_before(found: Prepared, folder: RunFolder, progress: Progress) -> Report | None:
@@ -307,5 +307,3 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
         static,
         lambda: found.device.autocast(found.precision.name),
     )
-
-

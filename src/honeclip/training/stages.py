@@ -55,10 +55,18 @@ def ever_frozen(clip: Clip, freeze: str) -> frozenset[str]:
     return TOWERS if takes_fresh_heads(clip) else frozen_towers(clip, freeze)
 
 
-def table(clip: Clip, freeze: str, total_steps: int) -> tuple[Stage, ...]:
-    """The stages of a run, in order, without gaps."""
+def table(clip: Clip, freeze: str, total_steps: int, entered: int = 0) -> tuple[Stage, ...]:
+    """The stages of a run, in order, without gaps.
+
+    Args:
+        clip: the model.
+        freeze: `model.freeze`.
+        total_steps: of the run.
+        entered: first step of the stage in which a resumed run stands. Towers that have learned are never frozen again,
+            however much longer the run is now: their features on disk are those of the towers as they began.
+    """
     frozen = frozen_towers(clip, freeze)
-    first = round(total_steps * HEADS_FIRST)
+    first = entered or round(total_steps * HEADS_FIRST)
     if frozen == TOWERS or not takes_fresh_heads(clip) or not 0 < first < total_steps:
         return (Stage(0, total_steps, frozen),)
     return Stage(0, first, TOWERS), Stage(first, total_steps, frozen, SETTLED_HEADS)

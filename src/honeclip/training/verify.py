@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from honeclip import config as configs
@@ -79,7 +78,8 @@ def verify(
     truth = _plain(reference, drawn, config.loss)
     cached64 = _cached(reference, drawn, config.loss, micro_batch, keep)
     worst, error64 = _largest(cached64, truth)
-    ratio = float(cached64["logit_scale"] / truth["logit_scale"])
+    # a gradient that did not arrive at all is a ratio of 0
+    ratio = float(cached64["logit_scale"] / truth["logit_scale"]) if "logit_scale" in cached64 else 0.0
     del cached64, reference
 
     clip = load(model, where)

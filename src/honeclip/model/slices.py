@@ -1,0 +1,194 @@
+"""softmax(q k^T) v a slice of the queries at a time, each slice recomputed in its backward.
+
+Nothing is kept for the backward but q, k, v and the mask, and one slice of scores lives at a time (the idea is that of
+Rabe and Staats 2021, arXiv 2112.05682; the slices go over queries only, so the softmax needs no running maximum).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from honeclip.device import rng
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    *,
+    queries: int,
+) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention`, a slice at a time: same values and gradients, to rounding.
+
+    The scores of a slice are computed in float32 for half precision, as SDPA's math path does, and in the precision of q
+    otherwise. Under autocast q, k and v are cast as SDPA's would be. A slice is cut from whole heads where it is larger
+    than one: `queries` rows a head for all heads hold as much memory as all rows of a few.
+
+    Args:
+        q: (B, H, Lq, d), or (H, Lq, d).
+        k: (B, H, Lk, d).
+        v: (B, H, Lk, dv).
+        mask: broadcastable to (B, H, Lq, Lk): bool, True where a query may look, or added to the scores. A row without
+            any key gives zeros, as in torch. It may need a gradient.
+        dropout_p: share of the weights that is dropped; the backward replays what the forward drew. The draws differ
+            from torch's and between slices.
+        is_causal: a query sees keys up to its own place, counted from the start.
+        scale: of q k^T; None is 1 / sqrt(d).
+        queries: of a slice, at least 1.
+
+    Returns:
+        (B, H, Lq, dv) in the precision of q, laid out in memory as q is.
+    """
+    device = q.device.type
+    if torch.is_autocast_enabled(device):
+        lower = torch.get_autocast_dtype(device)
+        q, k, v = (one if one.dtype is torch.float64 else one.to(lower) for one in (q, k, v))
+    flat = q.ndim == 3
+    four = None if mask is None else mask[(None,) * (4 - mask.ndim)]
+    q4, k4, v4 = four_dimensions(q), four_dimensions(k), four_dimensions(v)
+    rows = queries * q4.shape[0] * q4.shape[1]
+    call = _Call(rows, is_causal, q.shape[-1] ** -0.5 if scale is None else scale, dropout_p)
+    out: Tensor = _Sliced.apply(q4, k4, v4, four, call)
+    return out[0] if flat else out
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Rows of scores that live at once, and what SDPA was asked for."""
+
+    rows: int
+    causal: bool
+    scale: float
+    dropout: float
+
+
+class _Sliced(torch.autograd.Function):
+    """Keeps q, k, v and the mask; the backward builds each slice's weights again."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: _Call) -> Tensor:
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.call = call
+        ctx.randomness = rng.snapshot() if call.dropout else {}
+        precise = precise_dtype(q.dtype)
+        out = torch.empty_like(q) if v.shape[-1] == q.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
+        with torch.autocast(q.device.type, enabled=False):
+            for part, query_slices in _slices(q.shape, call.rows):
+                keys, values = k[part].to(precise), v[part].to(precise)
+                for span in query_slices:
+                    weights = _weights(q[part][..., span, :].to(precise) * call.scale, keys, mask, call, part, span)
+                    if call.dropout:
+                        weights *= _kept(weights, call.dropout)
+                    out[part][..., span, :] = weights @ values
+                    del weights
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask = ctx.saved_tensors
+        call, precise = ctx.call, precise_dtype(q.dtype)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        d_mask = torch.zeros_like(mask, dtype=precise) if ctx.needs_input_grad[3] else None
+        outside = rng.snapshot() if call.dropout else {}
+        rng.restore(ctx.randomness)
+        with torch.autocast(q.device.type, enabled=False):
+            for part, query_slices in _slices(q.shape, call.rows):
+                keys, values = k[part].to(precise), v[part].to(precise)
+                d_keys = d_values = None
+                for span in query_slices:
+                    asked = q[part][..., span, :].to(precise) * call.scale
+                    given = d_out[part][..., span, :].to(precise)
+                    weights = _weights(asked, keys, mask, call, part, span)
+                    d_weights = given @ values.mT
+                    used = weights
+                    if call.dropout:
+                        kept = _kept(weights, call.dropout)
+                        d_weights *= kept
+                        used = weights * kept
+                        del kept
+                    d_values = _sum(d_values, used.mT @ given)
+                    d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, precise)
+                    del weights, d_weights, used
+                    dq[part][..., span, :] = (d_scores @ keys).mul_(call.scale)
+                    d_keys = _sum(d_keys, d_scores.mT @ asked)
+                    if d_mask is not None:
+                        place = d_mask[_of_mask(d_mask, part, span)]
+                        place += d_scores.sum_to_size(place.shape)
+                    del d_scores
+                assert d_keys is not None and d_values is not None
+                dk[part], dv[part] = d_keys, d_values
+        rng.restore(outside)
+        return dq, dk, dv, None if d_mask is None else d_mask.to(mask.dtype), None
+
+
+def _weights(
+    asked: Tensor, keys: Tensor, mask: Tensor | None, call: _Call, part: tuple[slice, slice], span: slice
+) -> Tensor:
+    """Softmax over the keys for one slice of scaled queries, before dropout: (b, h, s, Lk)."""
+    scores = asked @ keys.mT
+    if call.causal:
+        later = torch.arange(keys.shape[-2], device=keys.device) > torch.arange(
+            span.start, span.stop, device=keys.device
+        ).unsqueeze(-1)
+        scores.masked_fill_(later, float("-inf"))
+    if mask is None:
+        return scores.softmax(dim=-1)
+    cut = mask[_of_mask(mask, part, span)]
+    if cut.dtype == torch.bool:
+        scores.masked_fill_(~cut, float("-inf"))
+    else:
+        scores += cut
+    blind = scores.amax(dim=-1, keepdim=True) == float("-inf")
+    return scores.softmax(dim=-1).masked_fill_(blind, 0.0)
+
+
+def _slices(shape: torch.Size, rows: int) -> Iterator[tuple[tuple[slice, slice], list[slice]]]:
+    """Whole samples where `rows` rows of scores hold them, else whole heads, else the queries of one head in pieces."""
+    batch, heads, queries = shape[:3]
+    a_head = _even(queries, rows)
+    some_heads = _even(heads, rows // queries)
+    for samples in _even(batch, rows // (heads * queries)):
+        for group in some_heads:
+            yield (samples, group), a_head
+
+
+def _even(size: int, most: int) -> list[slice]:
+    """`size` things in the fewest pieces of at most `most`, all but the last of one length."""
+    pieces = -(-size // max(1, min(size, most)))
+    length = -(-size // pieces)
+    return [slice(start, min(start + length, size)) for start in range(0, size, length)]
+
+
+def _of_mask(mask: Tensor, part: tuple[slice, slice], span: slice) -> tuple[slice, ...]:
+    """Where the mask (4 dimensions, some of length 1) has a slice's rows."""
+    return tuple(slice(None) if mask.shape[dim] == 1 else cut for dim, cut in enumerate((*part, span)))
+
+
+def _kept(weights: Tensor, dropout_p: float) -> Tensor:
+    """What dropout multiplies the weights with."""
+    return functional.dropout(torch.ones_like(weights), dropout_p)
+
+
+def _sum(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total.add_(more)
+
+
+def four_dimensions(one: Tensor) -> Tensor:
+    return one if one.ndim == 4 else one.unsqueeze(0)
+
+
+def precise_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of a slice's scores: half precision is computed in float32."""
+    return dtype if dtype is torch.float64 else torch.float32

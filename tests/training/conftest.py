@@ -1,0 +1,63 @@
+"""Runs of milliseconds: one thread (two would wait for each other longer than they compute), tiny data and models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+import torch
+
+from honeclip.training.run import Run, fit
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Forty drawn pictures: 24 train, 8 val, 8 test."""
+    return tiny_runs.draw(tmp_path_factory.mktemp("data") / "shapes", 40, tiny_runs.ALL_SPLITS, labels=True)
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory) -> Path:
+    """A native CLIP as a model folder."""
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("vit") / "model")
+
+
+@pytest.fixture(scope="session")
+def two_towers(tmp_path_factory) -> Path:
+    """A model with the parts of `starter` as a model folder: fresh heads, batch norms, dropout."""
+    folder = tmp_path_factory.mktemp("two")
+    return tiny_runs.two_towers(folder / "model", folder / "text")
+
+
+@pytest.fixture
+def quick(data, vit, tmp_path) -> Callable[..., Run]:
+    """quick(section={...}, out=..., ...): a run in this process, six steps unless it says otherwise; what was said is
+    in `quick.said`."""
+    said: list[str] = []
+
+    def run(**given: Any) -> Run:
+        options = {
+            name: given.pop(name, default)
+            for name, default in (("data", data), ("model", vit), ("out", tmp_path / "run"), ("device", "cpu"))
+        }
+        for name in ("resume", "overwrite", "sets", "config_file", "domain"):
+            if name in given:
+                options[name] = given.pop(name)
+        if options.get("resume"):
+            options["data"] = options["model"] = None
+        config = given if options.get("resume") else tiny_runs.settings(**given)
+        return fit(config=config, report=said.append, **options)
+
+    run.said = said
+    return run

@@ -1,0 +1,129 @@
+"""Run by test_resume.py in a process of its own: runs die by SIGKILL at chosen moments and are resumed.
+
+`python die_in_a_run.py ROOT DATA MODEL FREEZE` forks a child for each run. A first one is never killed and writes down
+where it was at each moment, a moment being a line of honeclip.training or honeclip.checkpoint, or a file renamed or
+deleted anywhere. Then one is killed at each place of `PLACES`. Prints one JSON object: what the whole run left, and for
+each death where it was and what the run left that was resumed after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tiny_runs
+import torch
+
+from honeclip.checkpoint.save import named
+from honeclip.monitoring import events
+from honeclip.training import run as training
+
+OURS = tuple(str(Path(training.__file__).parents[1] / name) + os.sep for name in ("training", "checkpoint"))
+
+PLACES = {
+    "before the first checkpoint": lambda where: "setup" in where,
+    "in a step": lambda where: "exact_step" in where,
+    "while a checkpoint's files are written": lambda where: "checkpoint/tensors" in where or "_write " in where,
+    "while a checkpoint gets its name": lambda where: "_put_in_place" in where or "os.rename" in where,
+    "between BEST and LATEST": lambda where: "_point" in where,
+    "while old checkpoints go": lambda where: "_prune" in where,
+    "after the last step": lambda where: "finish" in where,
+}
+
+
+def watch(see: Callable[[str], None]) -> None:
+    """Calls `see` with a description of each moment from now on."""
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        if event == "line":
+            place = "/".join(Path(frame.f_code.co_filename).with_suffix("").parts[-2:])
+            see(f"{place} {frame.f_code.co_name} {frame.f_lineno}")
+        return trace
+
+    sys.addaudithook(lambda event, _: see(event) if event in {"os.rename", "os.remove", "os.rmdir"} else None)
+    sys.settrace(trace)
+
+
+def die_at(number: int) -> Callable[[str], None]:
+    seen = 0
+
+    def see(_: str) -> None:
+        nonlocal seen
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen += 1
+
+    return see
+
+
+def child(work: Callable[[], None]) -> int:
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+    status = os.waitpid(process, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
+
+
+def left(out: Path) -> dict[str, object]:
+    """What a run left: hashes of its last checkpoint and model, and its events but for times and memory."""
+    last = out / "checkpoints" / (named(out / "checkpoints", "LATEST") or "none")
+    files = [*last.glob("*.safetensors"), out / "model" / "open_clip_model.safetensors"]
+    seen = events.read(out / "events.jsonl")
+    return {
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()},
+        "checkpoints": sorted(path.name for path in (out / "checkpoints").iterdir()),
+        "pointers": [named(out / "checkpoints", name) for name in ("LATEST", "BEST")],
+        "steps": [[one["step"], one["loss"], one["lr"]] for one in seen if one["event"] == "step"],
+        "scores": [[one["step"], one["score"]] for one in seen if one["event"] == "evaluation"],
+    }
+
+
+def main(root: Path, data: str, model: str, freeze: str) -> None:
+    torch.set_num_threads(1)
+    os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; waiting for the disk only costs time
+    quiet = {"device": "cpu", "report": lambda text: None}
+    config = tiny_runs.settings(model={"freeze": freeze}, train={"patience": 50}, checkpoint={"every": 1})
+
+    def begin(out: Path, see: Callable[[str], None]) -> None:
+        watch(see)
+        training.fit(data=data, out=out, model=model, config=config, **quiet)
+
+    moments = root / "moments.json"
+
+    def whole() -> None:
+        seen: list[str] = []
+        begin(root / "whole", seen.append)
+        sys.settrace(None)
+        moments.write_text(json.dumps(seen))
+
+    child(lambda: training.fit(data=data, out=root / "warm", model=model, config=config, **quiet))  # fills the caches
+    assert child(whole) == 0
+    seen = json.loads(moments.read_text())
+    draw = random.Random(f"{model[-5:]}{freeze}")
+    deaths = []
+    for place, fits in PLACES.items():
+        number = draw.choice([number for number, where in enumerate(seen) if fits(where)])
+        out = root / f"run-{number}"
+        killed = child(lambda out=out, number=number: begin(out, die_at(number)))
+        resumed = child(lambda out=out: training.fit(out=out, resume=True, **quiet))
+        deaths.append({"place": place, "at": seen[number], "killed": killed, "resumed": resumed, **left(out)})
+    print(json.dumps({"whole": left(root / "whole"), "deaths": deaths}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
