@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from machines import Card, Metal, NoStatistics, Statistics, card, linux, mac
+from torch import nn
 
 from honeclip.device.device import Cpu, Cuda, Mps
 from honeclip.device.fake import FakeMps
@@ -101,15 +102,35 @@ def test_a_timer_ends_when_the_work_fails():
         assert elapsed.seconds > 0
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", None)])
+@pytest.mark.parametrize("device", [Mps(mac(), "test", Metal()), CPU, FakeMps()], ids=["mps", "cpu", "fake"])
+def test_autocast_is_that_of_the_device(device, name, dtype):
+    with device.autocast(name):
+        assert torch.is_autocast_enabled(device.type) is (dtype is not None)
+        assert dtype is None or torch.get_autocast_dtype(device.type) is dtype
+    assert not torch.is_autocast_enabled(device.type)
+
+
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-@pytest.mark.parametrize("name", ["fp16", "bf16"])
-def test_autocast_names_the_device_and_the_dtype(name):
-    for device in (Cuda(card(), "test", Card()), Mps(mac(), "test", Metal())):
-        context = device.autocast(name)
-        assert isinstance(context, torch.autocast)
-        assert context.device == device.type
-        assert context.fast_dtype is {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
-        assert not isinstance(device.autocast("fp32"), torch.autocast)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="without a card torch must not switch it on")
+def test_autocast_of_a_card_asks_torch_for_cuda():
+    with Cuda(card(), "test", Card()).autocast("bf16"):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(("device", "dtype"), [(FakeMps(), torch.float32), (CPU, torch.bfloat16)], ids=["mps", "cpu"])
+def test_convolutions_stay_in_float32_under_the_autocast_of_mps(device, dtype):
+    convolution, linear = nn.Conv2d(3, 4, 2), nn.Linear(4, 2)
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    with device.autocast("bf16"):
+        found = convolution(images.bfloat16())
+        assert found.dtype is dtype
+        assert nn.functional.conv2d(input=images, weight=convolution.weight).dtype is dtype
+        assert linear(found.mean((2, 3))).dtype is torch.bfloat16
+    if dtype is torch.float32:
+        assert torch.equal(found, convolution(images.bfloat16().float()))
+    found.float().sum().backward()
+    assert convolution.weight.grad.dtype is images.grad.dtype is torch.float32
 
 
 def test_memory_by_kind():

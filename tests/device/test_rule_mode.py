@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 
 from honeclip.device.device import LOCK
-from honeclip.device.fake import RuleBroken, rules
+from honeclip.device.fake import FakeMps, RuleBroken, rules
 from honeclip.device.rules import MISSING
 from honeclip.stepping.step import cached_step
 
@@ -193,6 +193,100 @@ def test_a_breach_in_a_backward_is_seen():
     x = torch.ones(2, requires_grad=True)
     with pytest.raises(RuleBroken, match=r"^rule 5: "), rules():
         Bad.apply(x).sum().backward()
+
+
+DEVICE = FakeMps()
+
+
+def placed(*shape: int) -> torch.Tensor:
+    return DEVICE.copy(torch.ones(shape))
+
+
+PLACED_BREACHES = {
+    "double of a placed": ("rule 5", lambda: placed(2).double()),
+    "double moved": ("rule 5", lambda: torch.ones(2, dtype=torch.float64).to(DEVICE.handle)),
+    "double module": ("rule 5", lambda: nn.Linear(2, 2).double().to(DEVICE.handle)(placed(2).double())),
+    "missing copy": ("placement", lambda: placed(2) + torch.tensor([1.0, 2.0])),
+    "missing copy from numpy": ("placement", lambda: placed(2) * torch.from_numpy(np.ones(2, np.float32))),
+    "missing copy of what is computed from data": ("placement", lambda: placed(2) @ (torch.tensor([1.0, 2.0]) + 1)),
+    "missing copy to a module": ("placement", lambda: nn.Linear(2, 2).to(DEVICE.handle)(torch.tensor([1.0, 2.0]))),
+    "too early on the host": ("placement", lambda: placed(2).cpu() + placed(2)),
+    "numpy of a placed": ("placement", lambda: placed(2).numpy()),
+    "array of a placed": ("placement", lambda: np.asarray(placed(2) + 1)),
+    "no kernel": ("rule 20", lambda: torch.linalg.svd(placed(2, 2))),
+    "thread": ("rule 7", lambda: in_a_thread(lambda: placed(2) + 1)),
+    "dropout": (
+        "rule 12",
+        torch.no_grad()(lambda: F.scaled_dot_product_attention(*[placed(1, 2, 4, 8)] * 3, None, 0.1)),
+    ),
+    "transposed": ("rule 9", lambda: nn.Conv2d(8, 4, 2).to(DEVICE.handle)(placed(2, 3, 8, 8).transpose(1, 3))),
+}
+
+
+@pytest.mark.parametrize("case", PLACED_BREACHES)
+def test_a_breach_on_the_device_is_seen_where_the_host_is_free(case):
+    rule, breach = PLACED_BREACHES[case]
+    with pytest.raises(RuleBroken, match=f"^{rule}: "), rules(placed_only=True):
+        breach()
+
+
+PLACED_ALLOWED = {
+    "double on the host": lambda: torch.ones(2).double() + 1,
+    "double of what came back": lambda: placed(2).cpu().double().numpy(),
+    "back by name": lambda: placed(2).to("cpu").numpy(),
+    "float32 of double": lambda: placed(2) + torch.ones(2, dtype=torch.float64).float().to(DEVICE.handle),
+    "threads on the host": lambda: in_a_thread(lambda: torch.ones(2) + 1),
+    "svd on the host": lambda: torch.linalg.svd(torch.ones(2, 2)),
+    "svd of what came back": lambda: torch.linalg.svd(placed(2, 2).cpu()),
+    "made beside another": lambda: placed(2) + torch.tensor([1.0, 2.0], device=placed(2).device),
+    "moved beside another": lambda: placed(2) + torch.tensor([1.0, 2.0]).to(placed(2).device),
+    "made from nothing": lambda: placed(2) + torch.zeros(2),
+    "a scalar of the host": lambda: placed(2) * torch.tensor(2.0),
+    "written from the host": lambda: placed(2).copy_(torch.tensor([1.0, 2.0])) + placed(2),
+    "chosen by numbers of the host": lambda: placed(2)[torch.tensor([0, 1])],
+    "module and back": lambda: nn.Linear(2, 2).to(DEVICE.handle).cpu()(torch.tensor([1.0, 2.0])),
+    "module on the device": lambda: nn.Linear(2, 2).to(DEVICE.handle)(placed(2)).sum().backward(),
+}
+
+
+@pytest.mark.parametrize("case", PLACED_ALLOWED)
+def test_what_a_run_does_on_the_host_is_its_own_affair(case):
+    with rules(placed_only=True):
+        PLACED_ALLOWED[case]()
+
+
+def test_moving_changes_no_value_and_keeps_gradients():
+    parameter = torch.arange(4.0, requires_grad=True)
+    with rules(placed_only=True):
+        there = parameter.to(DEVICE.handle)
+        (there * there).cpu().sum().backward()
+    assert parameter.grad.tolist() == [0, 2, 4, 6]
+
+
+def test_gradients_travel_with_the_data_between_host_and_device():
+    weight = DEVICE.copy(torch.ones(2)).requires_grad_()
+    with rules(placed_only=True):
+        data = torch.tensor([3.0, 4.0], requires_grad=True)
+        there = DEVICE.copy(data) * weight.to(DEVICE.handle)
+        (there * there).cpu().sum().backward()
+        assert (data.grad + torch.tensor([1.0, 1.0])).tolist() == [7, 9]
+    assert weight.grad.tolist() == [18, 32]
+
+
+@pytest.mark.parametrize("placed_only", [False, True])
+def test_torchs_gradient_scaler_passes(placed_only):
+    model = nn.Linear(4, 2)
+    optimizer, scaler = torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu")
+    before = model.weight.detach().clone()
+    with rules(placed_only):
+        inputs = DEVICE.copy(torch.ones(3, 4))
+        with DEVICE.autocast("fp16"):
+            loss = model.to(DEVICE.handle)(inputs).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    assert not torch.equal(model.weight, before)
 
 
 def test_operations_named_as_missing_are_missing_in_the_torch_that_is_installed():

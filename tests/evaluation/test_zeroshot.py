@@ -78,6 +78,18 @@ def test_calibration_of_those_who_say_what_they_know():
     assert zeroshot.zeroshot(half)["ece"]["value"] == 0
 
 
+def test_a_calibration_error_lies_in_its_own_interval():
+    """Of a model that is as sure as it is right, resampling alone makes the error larger."""
+    draw = np.random.default_rng(0)
+    confidence = draw.uniform(0.4, 1, 100)
+    truth = (draw.random(100) >= confidence).astype(int)
+    ece = zeroshot.zeroshot(made(truth, np.zeros(100), confidence, "ab"))["ece"]
+    assert ece["low"] <= ece["value"] <= ece["high"]
+    plain = bootstrap(zeroshot.statistic(made(truth, np.zeros(100), confidence, "ab")), 100, seed=0)["ece"]
+    assert plain.mean() > 1.3 * ece["value"]
+    assert ece["high"] < plain.max()
+
+
 def test_predictions_are_the_nearest_class_at_the_models_own_scale():
     draw = np.random.default_rng(4)
     image, text = (torch.nn.functional.normalize(torch.tensor(draw.normal(size=(n, 6))), dim=-1) for n in (50, 4))

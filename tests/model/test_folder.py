@@ -156,6 +156,9 @@ def test_missing_and_damaged_files_are_named(foreign):
     (path / folders.CONFIG).write_text("{")
     with pytest.raises(ModelError, match=r"open_clip_config\.json cannot be read"):
         load(str(path), clip.device)
+    (path / folders.CONFIG).write_text("[]")
+    with pytest.raises(ModelError, match="not a JSON object"):
+        load(str(path), clip.device)
     (path / folders.CONFIG).write_text("{}")
     with pytest.raises(ModelError, match="no `model_cfg`"):
         load(str(path), clip.device)

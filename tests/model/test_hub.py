@@ -157,8 +157,10 @@ def hub(monkeypatch):
             repo, _, rest = self.path.strip("/").partition("/resolve/")
             file = repositories.get(repo, tmp) / rest.partition("/")[2]
             if not file.is_file():
-                self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound" if repo in repositories else "RepoNotFound")
+                gated = repo.endswith("/gated")
+                self.send_response(403 if gated else 404)
+                missing = "EntryNotFound" if repo in repositories else "RepoNotFound"
+                self.send_header("X-Error-Code", "GatedRepo" if gated else missing)
                 self.send_header("X-Repo-Commit", REVISION)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -217,3 +219,8 @@ def test_a_tag_is_fetched(tagged, hub, cache, cpu):
 def test_a_repository_that_the_hub_does_not_have(hub, cache, cpu):
     with pytest.raises(ModelError, match=r"hf-hub:org/none: .*cannot be reached or does not have it"):
         load("hf-hub:org/none", cpu)
+
+
+def test_a_gated_repository_says_what_to_do(hub, cache, cpu):
+    with pytest.raises(ModelError, match=r"hf-hub:org/gated is gated: accept its terms"):
+        load("hf-hub:org/gated", cpu)

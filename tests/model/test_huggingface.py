@@ -100,6 +100,19 @@ def test_pictures_go_in_as_transformers_processor_puts_them_in(tmp_path, cpu, pi
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({}, {}),
+        ({"size": {"shortest_edge": 48}, "resample": 2}, {"interpolation": "bilinear"}),
+        ({"size": {"height": 48, "width": 48}, "resample": 3}, {"interpolation": "bicubic", "resize_mode": "squash"}),
+        ({"size": 48, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}, {"mean": [0, 0, 0], "std": [1, 1, 1]}),
+    ],
+)
+def test_the_processors_settings_are_translated(stored, expected):
+    assert huggingface.preprocess_config(stored) == expected
+
+
 def test_the_table_goes_both_ways():
     model = hub_model()
     state = model.state_dict()
@@ -174,6 +187,17 @@ def test_what_is_missing_or_of_another_kind_is_named(tmp_path, cpu):
         with pytest.raises(ModelError, match=said):
             load(str(folder), cpu)
     (folder / "config.json").write_text(json.dumps(content))
+    (folder / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be loaded"):
+        load(str(folder), cpu)
     (folder / "model.safetensors").unlink()
+    torch.save({"weights": json.JSONDecoder}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is refused"):
+        load(str(folder), cpu)
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"logit_scale": "part-1.safetensors"}}')
+    with pytest.raises(ModelError, match=r"has no part-1\.safetensors"):
+        load(str(folder), cpu)
+    (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(ModelError, match=r"none of model\.safetensors"):
         load(str(folder), cpu)

@@ -13,7 +13,7 @@ import torch
 from honeclip.training.run import Run, fit
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
 """Run by test_resume.py in a process of its own: runs die by SIGKILL at chosen moments and are resumed.
 
-`python die_in_a_run.py ROOT DATA MODEL FREEZE` forks a child for each run. A first one is never killed and writes down
-where it was at each moment, a moment being a line of honeclip.training or honeclip.checkpoint, or a file renamed or
-deleted anywhere. Then one is killed at each place of `PLACES`. Prints one JSON object: what the whole run left, and for
-each death where it was and what the run left that was resumed after it.
+`python die_in_a_run.py ROOT DATA MODEL FREEZE PLACE...` forks a child for each run. A first one is never killed and
+writes down where it was at each moment, a moment being a line of honeclip.training or honeclip.checkpoint, or a file
+renamed or deleted anywhere. Then one is killed at each of the given places of `PLACES`. Prints one JSON object: what the
+whole run left, and for each death where it was and what the run left that was resumed after it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tiny_runs
 import torch
+import transformers.models.bert.modeling_bert  # noqa: F401 - once here, not once a child
 
 from honeclip.checkpoint.save import named
 from honeclip.monitoring import events
+from honeclip.training import finish
 from honeclip.training import run as training
 
 OURS = tuple(str(Path(training.__file__).parents[1] / name) + os.sep for name in ("training", "checkpoint"))
 
 PLACES = {
-    "before the first checkpoint": lambda where: "setup" in where,
-    "in a step": lambda where: "exact_step" in where,
-    "while a checkpoint's files are written": lambda where: "checkpoint/tensors" in where or "_write " in where,
-    "while a checkpoint gets its name": lambda where: "_put_in_place" in where or "os.rename" in where,
-    "between BEST and LATEST": lambda where: "_point" in where,
-    "while old checkpoints go": lambda where: "_prune" in where,
-    "after the last step": lambda where: "finish" in where,
+    "before": lambda where: "training/setup" in where,  # the first checkpoint
+    "step": lambda where: "exact_step" in where,
+    "files": lambda where: "checkpoint/tensors" in where,  # of a checkpoint, half written
+    "name": lambda where: "_put_in_place" in where,  # of a checkpoint, about to become real
+    "pointers": lambda where: "_point" in where,  # BEST and LATEST
+    "old": lambda where: "_prune" in where,  # checkpoints, on their way out
+    "finish": lambda where: "training/finish" in where,
 }
 
 
@@ -93,11 +95,12 @@ def left(out: Path) -> dict[str, object]:
     }
 
 
-def main(root: Path, data: str, model: str, freeze: str) -> None:
+def main(root: Path, data: str, model: str, freeze: str, *places: str) -> None:
     torch.set_num_threads(1)
     os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; waiting for the disk only costs time
+    finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
     quiet = {"device": "cpu", "report": lambda text: None}
-    config = tiny_runs.settings(model={"freeze": freeze}, train={"patience": 50}, checkpoint={"every": 1})
+    config = tiny_runs.settings(model={"freeze": freeze}, checkpoint={"every": 1})
 
     def begin(out: Path, see: Callable[[str], None]) -> None:
         watch(see)
@@ -111,13 +114,12 @@ def main(root: Path, data: str, model: str, freeze: str) -> None:
         sys.settrace(None)
         moments.write_text(json.dumps(seen))
 
-    child(lambda: training.fit(data=data, out=root / "warm", model=model, config=config, **quiet))  # fills the caches
     assert child(whole) == 0
     seen = json.loads(moments.read_text())
-    draw = random.Random(f"{model[-5:]}{freeze}")
+    draw = random.Random(0)
     deaths = []
-    for place, fits in PLACES.items():
-        number = draw.choice([number for number, where in enumerate(seen) if fits(where)])
+    for place in places:
+        number = draw.choice([number for number, where in enumerate(seen) if PLACES[place](where)])
         out = root / f"run-{number}"
         killed = child(lambda out=out, number=number: begin(out, die_at(number)))
         resumed = child(lambda out=out: training.fit(out=out, resume=True, **quiet))

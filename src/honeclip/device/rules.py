@@ -112,7 +112,7 @@ def _noting_move(watch: _Watch, to: Callable[..., nn.Module]) -> Callable[..., n
         target = _target((*args, *kwargs.values()))
         if target is not None:
             for tensor in (*module.parameters(), *module.buffers()):
-                watch.places[tensor.untyped_storage()] = target
+                watch.put(tensor, target)
         return module
 
     return replacement
@@ -131,7 +131,10 @@ def _unwatched(watch: _Watch, method: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-PATCHES = {"run": _watched_thread, "to": _noting_move}
+PATCHES: dict[str, Callable[[_Watch, Callable[..., Any]], Callable[..., Any]]] = {
+    "run": _watched_thread,
+    "to": _noting_move,
+}
 
 
 def _target(arguments: Iterable[Any]) -> Place | None:
@@ -171,6 +174,10 @@ class _Watch:
     def place(self, tensor: Any) -> Place:
         return self.places.get(tensor.untyped_storage(), "unknown") if isinstance(tensor, Tensor) else "unknown"
 
+    def put(self, tensor: Tensor, place: Place) -> Tensor:
+        self.places[tensor.untyped_storage()] = place
+        return tensor
+
     def concerned(self, tensors: Iterable[Any]) -> bool:
         """Whether the rules look at work on these tensors."""
         return not self.placed_only or any(self.place(one) == "device" for one in tensors)
@@ -194,16 +201,19 @@ class _Functions(TorchFunctionMode):
         if func in (Tensor.to, Tensor.cpu):
             return self._moved(result, "host" if func is Tensor.cpu else _target((*args[1:], *kwargs.values())))
         if kwargs.get("device") is not None:
-            self.watch.places[result.untyped_storage()] = "device" if kwargs["device"] is Cpu.handle else "unknown"
+            self.watch.put(result, "device" if kwargs["device"] is Cpu.handle else "unknown")
         return result
 
     def _moved(self, result: Tensor, target: Place | None) -> Tensor:
-        """A tensor in its new place; a copy, if it was in the other one."""
-        if target is not None:
-            if {self.watch.place(result), target} == {"host", "device"}:
-                result = result.clone()
-            self.watch.places[result.untyped_storage()] = target
-        return result
+        """A tensor in its new place; a copy, if it was in the other one. Its gradient goes the other way."""
+        if target is None:
+            return result
+        source = self.watch.place(result)
+        if {source, target} == {"host", "device"}:
+            result = result.clone()
+            if result.requires_grad:
+                result.register_hook(lambda gradient: self.watch.put(gradient.clone(), source))
+        return self.watch.put(result, target)
 
     def _check(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         positional = next((one for one in args if isinstance(one, bool)), False) if func in COPIES else False
@@ -252,7 +262,7 @@ class _Operations(TorchDispatchMode):
         places = {"host"} if name == "lift_fresh" else {self.watch.place(one) for one in given}
         if name not in CROSSING and places & {"device", "host"}:
             for one in made:
-                self.watch.places[one.untyped_storage()] = "device" if "device" in places else "host"
+                self.watch.put(one, "device" if "device" in places else "host")
 
     def _check_before(self, name: str, args: tuple[Any, ...], given: list[Tensor]) -> None:
         if name in NO_KERNEL:

@@ -1,14 +1,17 @@
 """Bootstrap intervals of 95 %, vectorised: a statistic is a function of resampled query indices.
 
 The same number of queries and the same seed give the same resamples, so the draws of two models over one test set can
-be subtracted from each other: that is the paired difference. Percentile bootstrap (Efron and Tibshirani 1993, chapter
-13). It knows nothing beyond the sample: a figure that is 1.0 for every query has the interval [1.0, 1.0] however few
+be subtracted from each other: that is the paired difference. Bias-corrected percentiles (Efron and Tibshirani 1993,
+section 14.3, without acceleration): resampling alone inflates a calibration error, and whatever rare classes drop out
+of, so that plain percentiles of them lie beside the figure. Shares of queries have the same interval either way. A
+bootstrap knows nothing beyond the sample: a figure that is 1.0 for every query has the interval [1.0, 1.0] however few
 there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +51,13 @@ def bootstrap(
 
 
 def figure(value: float, draws: NDArray[np.float64]) -> Figure:
-    """`{"value", "low", "high"}`: a value and the 2.5th and 97.5th percentiles of its draws."""
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    """`{"value", "low", "high"}`: a value and its 95 % interval from its draws; the value is never outside of it."""
+    normal = NormalDist()
+    below = float((draws < value).mean() + (draws <= value).mean()) / 2  # of draws that equal it half are below
+    shift = normal.inv_cdf(min(max(below, 0.5 / len(draws)), 1 - 0.5 / len(draws)))
+    ends = [100 * normal.cdf(2 * shift + normal.inv_cdf(share)) for share in (0.025, 0.975)]
+    low, high = np.percentile(draws, ends)
+    return {"value": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value))}
 
 
 def figures(statistic: Statistic, queries: int, seed: int) -> dict[str, Figure]:

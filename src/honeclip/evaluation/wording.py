@@ -22,7 +22,7 @@ LOWER_IS_BETTER = ("median_rank", "ece")
 METHOD = (
     "R@k: share of queries with a right answer among the first k; candidates of image to text are the distinct "
     "captions, of text to image all pictures; every partner of a repeated caption or picture is right; ties count "
-    "against the model. Intervals: 95 %, percentile bootstrap over queries with the gallery as it is. Change: both "
+    "against the model. Intervals: 95 %, bias-corrected bootstrap over queries with the gallery as it is. Change: both "
     "models on the same resampled queries. A figure that is the same for every query has an interval without width, "
     "however few the queries."
 )

@@ -190,7 +190,7 @@ def _routed(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` while a plan is entered somewhere; the thread without one has torch's own."""
+    """In the place of torch's function while a plan is entered; a thread that entered none gets torch's own."""
     plan = _plan.get()
     queries = 0
     if plan is not None and _fits(query, key, value, attn_mask, is_causal):

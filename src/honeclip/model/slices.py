@@ -127,7 +127,8 @@ class _Sliced(torch.autograd.Function):
                         place = d_mask[_of_mask(d_mask, part, span)]
                         place += d_scores.sum_to_size(place.shape)
                     del d_scores
-                assert d_keys is not None and d_values is not None
+                assert d_keys is not None
+                assert d_values is not None
                 dk[part], dv[part] = d_keys, d_values
         rng.restore(outside)
         return dq, dk, dv, None if d_mask is None else d_mask.to(mask.dtype), None
@@ -186,9 +187,10 @@ def _sum(total: Tensor | None, more: Tensor) -> Tensor:
 
 
 def four_dimensions(one: Tensor) -> Tensor:
+    """(H, L, d) as (1, H, L, d); (B, H, L, d) as it is."""
     return one if one.ndim == 4 else one.unsqueeze(0)
 
 
 def precise_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of a slice's scores: half precision is computed in float32."""
+    """Of a slice's scores: float32 for half precision, as in SDPA's math path."""
     return dtype if dtype is torch.float64 else torch.float32
