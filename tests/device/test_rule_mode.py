@@ -273,10 +273,11 @@ def test_gradients_travel_with_the_data_between_host_and_device():
     assert weight.grad.tolist() == [18, 32]
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("placed_only", [False, True])
-def test_torchs_gradient_scaler_passes(placed_only):
+def test_torchs_gradient_scaler_passes(placed_only, fused):
     model = nn.Linear(4, 2)
-    optimizer, scaler = torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu")
+    optimizer, scaler = torch.optim.AdamW(model.parameters(), fused=fused), torch.amp.GradScaler("cpu")
     before = model.weight.detach().clone()
     with rules(placed_only):
         inputs = DEVICE.copy(torch.ones(3, 4))

@@ -274,3 +274,10 @@ def test_another_process_makes_the_same_pixels(files, tmp_path, simple):
     )
     assert done.stdout == ours.image(path).numpy().tobytes()
     assert pickle.loads(pickle.dumps(whole)) == whole
+
+
+def test_a_field_may_say_how_an_image_becomes_a_square():
+    own = Preprocess(size_px=32, resize="shortest", fill=7)
+    assert own.with_rules(None, None) == own
+    assert own.with_rules("longest", 255) == Preprocess(size_px=32, resize="longest", fill=255)
+    assert own.with_rules("squash", None).fill == 7

@@ -10,6 +10,7 @@ import pytest
 import tiny_runs
 import torch
 
+from honeclip.training import finish
 from honeclip.training.run import Run, fit
 
 
@@ -41,23 +42,23 @@ def two_towers(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def quick(data, vit, tmp_path) -> Callable[..., Run]:
+def quick(data, vit, tmp_path, monkeypatch) -> Callable[..., Run]:
     """quick(section={...}, out=..., ...): a run in this process, six steps unless it says otherwise; what was said is
-    in `quick.said`."""
+    in `quick.said`. It draws no page unless page=True: that takes as long as the rest of such a run."""
     said: list[str] = []
+    defaults = {"data": data, "model": vit, "out": tmp_path / "run", "device": "cpu"}
+    others = ("resume", "overwrite", "sets", "config_file", "domain")
 
-    def run(**given: Any) -> Run:
-        options = {
-            name: given.pop(name, default)
-            for name, default in (("data", data), ("model", vit), ("out", tmp_path / "run"), ("device", "cpu"))
-        }
-        for name in ("resume", "overwrite", "sets", "config_file", "domain"):
-            if name in given:
-                options[name] = given.pop(name)
+    def run(page: bool = False, **given: Any) -> Run:
+        options = {name: given.pop(name, default) for name, default in defaults.items()}
+        options |= {name: given.pop(name) for name in others if name in given}
         if options.get("resume"):
             options["data"] = options["model"] = None
         config = given if options.get("resume") else tiny_runs.settings(**given)
-        return fit(config=config, report=said.append, **options)
+        with monkeypatch.context() as patch:
+            if not page:
+                patch.setattr(finish, "write", lambda *folder, **content: None)
+            return fit(config=config, report=said.append, **options)
 
     run.said = said
     return run

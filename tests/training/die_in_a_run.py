@@ -1,13 +1,15 @@
 """Run by test_resume.py in a process of its own: runs die by SIGKILL at chosen moments and are resumed.
 
-`python die_in_a_run.py ROOT DATA MODEL FREEZE PLACE...` forks a child for each run. A first one is never killed and
-writes down where it was at each moment, a moment being a line of honeclip.training or honeclip.checkpoint, or a file
-renamed or deleted anywhere. Then one is killed at each of the given places of `PLACES`. Prints one JSON object: what the
-whole run left, and for each death where it was and what the run left that was resumed after it.
+`python die_in_a_run.py ROOT DATA CASES` forks a child for each run; CASES is a JSON list of [model, freeze, places]. Of
+each case a first run is never killed and writes down where it was at each moment, a moment being a line of
+honeclip.training or honeclip.checkpoint, or a file renamed or deleted anywhere. Then one is killed at each of the places,
+which are keys of `PLACES`. Prints a JSON list, for each case: what the whole run left, and for each death where it was
+and what the run left that was resumed after it.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -95,10 +97,7 @@ def left(out: Path) -> dict[str, object]:
     }
 
 
-def main(root: Path, data: str, model: str, freeze: str, *places: str) -> None:
-    torch.set_num_threads(1)
-    os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; waiting for the disk only costs time
-    finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
+def case(root: Path, data: str, model: str, freeze: str, places: list[str]) -> dict[str, object]:
     quiet = {"device": "cpu", "report": lambda text: None}
     config = tiny_runs.settings(model={"freeze": freeze}, checkpoint={"every": 1})
 
@@ -114,6 +113,7 @@ def main(root: Path, data: str, model: str, freeze: str, *places: str) -> None:
         sys.settrace(None)
         moments.write_text(json.dumps(seen))
 
+    root.mkdir()
     assert child(whole) == 0
     seen = json.loads(moments.read_text())
     draw = random.Random(0)
@@ -124,7 +124,15 @@ def main(root: Path, data: str, model: str, freeze: str, *places: str) -> None:
         killed = child(lambda out=out, number=number: begin(out, die_at(number)))
         resumed = child(lambda out=out: training.fit(out=out, resume=True, **quiet))
         deaths.append({"place": place, "at": seen[number], "killed": killed, "resumed": resumed, **left(out)})
-    print(json.dumps({"whole": left(root / "whole"), "deaths": deaths}))
+    return {"whole": left(root / "whole"), "deaths": deaths}
+
+
+def main(root: Path, data: str, cases: str) -> None:
+    torch.set_num_threads(1)
+    gc.freeze()  # what was imported is not looked at again by each child
+    os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; waiting for the disk only costs time
+    finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
+    print(json.dumps([case(root / str(number), data, *one) for number, one in enumerate(json.loads(cases))]))
 
 
 if __name__ == "__main__":

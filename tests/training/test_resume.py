@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import tiny_runs
@@ -32,29 +32,34 @@ def files(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in last.glob("*.safetensors")}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="forks and kills the POSIX way")
-@pytest.mark.parametrize(
-    ("model", "freeze", "places"),
-    [
-        ("vit", "auto", ["before", "step", "files", "name", "pointers", "finish"]),
-        # heads with dropout first, then all of it: the deaths lie in both stages
-        ("two_towers", "none", ["step", "files", "old"]),
-    ],
-)
-def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_killed(
-    model, freeze, places, data, tmp_path, session_home, request
-):
-    folder = request.getfixturevalue(model)
-    command = [sys.executable, str(SCRIPT), str(tmp_path), str(data), str(folder), freeze, *places]
-    env = {**os.environ, "HONECLIP_HOME": str(session_home)}
+CASES = {
+    "vit": ("auto", ["before", "step", "files", "name", "pointers", "finish"]),
+    # heads with dropout first, then all of it: the deaths lie in both stages
+    "two_towers": ("none", ["step", "files", "old"]),
+}
+
+
+@pytest.fixture(scope="module")
+def deaths(data, vit, two_towers, session_home, tmp_path_factory) -> dict[str, dict]:
+    """What die_in_a_run.py prints, by model."""
+    if sys.platform == "win32":
+        pytest.skip("forks and kills the POSIX way")
+    folders = {"vit": str(vit), "two_towers": str(two_towers)}
+    cases = json.dumps([(folders[name], *case) for name, case in CASES.items()])
+    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("deaths")), str(data), cases]
+    env = tiny_runs.environment(session_home)
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=env)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    whole = found["whole"]
+    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_killed(name, deaths):
+    whole, places = deaths[name]["whole"], CASES[name][1]
     assert [step for step, *_ in whole["steps"]] == [1, 2, 3, 4, 5, 6]
     assert {"weights.safetensors", "optimizer.safetensors", "open_clip_model.safetensors"} <= whole["files"].keys()
-    assert [death["place"] for death in found["deaths"]] == places
-    for death in found["deaths"]:
+    assert [death["place"] for death in deaths[name]["deaths"]] == places
+    for death in deaths[name]["deaths"]:
         assert (death["killed"], death["resumed"]) == (9, 0), death["at"]
         assert {key: death[key] for key in whole} == whole, death["at"]
 
@@ -70,9 +75,7 @@ def finished(data, vit, tmp_path_factory) -> Path:
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
     """A copy of the finished run, under a name of its own."""
-    import shutil
-
-    return shutil.copytree(finished, tmp_path / "run")
+    return copytree(finished, tmp_path / "run")
 
 
 def test_a_finished_run_resumed_returns_at_once_and_changes_nothing(run, finished, quick):
@@ -137,11 +140,13 @@ def test_what_is_given_again_and_is_the_same_is_no_difference(run, quick, data, 
 
 
 def test_memory_may_change_and_the_length_may_grow(run, finished, quick):
-    again = quick(out=run, resume=True, sets=["train.length=9", "memory.budget_gb=3"])
+    again = quick(out=run, resume=True, sets=["train.length=9", "memory.micro_batch=2", "memory.keep=1"])
     assert again.steps == 9
     assert [step for step, _ in steps(run)] == list(range(1, 10))
     assert steps(run)[:6] == steps(finished)
-    assert 'length = 9' in (run / "run.toml").read_text()
+    cuts = [(one["micro_batch"], one["kept"]) for one in events.read(run / "events.jsonl") if one["event"] == "step"]
+    assert cuts == [(8, 1)] * 6 + [(2, 1)] * 3
+    assert "length = 9" in (run / "run.toml").read_text()
     assert quick(out=run, resume=True).steps == 9
 
 
@@ -161,10 +166,9 @@ def test_bad_input_on_the_way_leaves_the_run_as_it_was(run, quick):
 def test_towers_that_have_learned_are_not_frozen_again_when_the_length_grows(quick, two_towers, tmp_path):
     """After growing from 6 to 12 steps, 60 % of the run would be heads first again, on features of the old towers."""
     out = tmp_path / "run"
-    options = {"data": None, "model": None}
-    quick(out=out, model=two_towers, **{"train": {"length": 6}, "checkpoint": {"every": 1}}, sets=["model.freeze=none"])
+    quick(out=out, model=two_towers, train={"length": 6}, checkpoint={"every": 1}, sets=["model.freeze=none"])
     before = load_file(out / "checkpoints" / "step-000006" / "weights.safetensors")
-    quick(out=out, resume=True, sets=["train.length=12"], **options)
+    quick(out=out, resume=True, sets=["train.length=12"])
     after = load_file(out / "checkpoints" / "step-000012" / "weights.safetensors")
     body = [name for name in before if name.startswith("visual.trunk") and name.endswith("conv_stem.weight")]
     assert body
@@ -215,18 +219,16 @@ def test_faults_in_what_is_given_are_named(run, quick):
         quick(out=run, resume=True, sets=["train.lenght=9"])
 
 
-def test_a_second_process_does_not_write_the_same_run(run, vit, data):
-    """The lock is the operating system's, so a process of its own asks for it."""
-    from honeclip.checkpoint.lock import locked
-
-    code = (
-        "import sys; from honeclip.training.run import fit\n"
-        "fit(out=sys.argv[1], resume=True, sets=['train.length=9'], device='cpu')"
-    )
-    with locked(run):
-        done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, timeout=120)
-    assert "another process is writing the run" in done.stderr
-    assert [step for step, _ in steps(run)] == [1, 2, 3, 4, 5, 6]
+def test_a_run_that_another_process_is_writing_is_left_alone(run, quick):
+    code = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(run / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RunError, match="another process is writing the run"):
+            quick(out=run, resume=True, sets=["train.length=9"])
+        other.stdin.close()
+    assert "length = 6" in (run / "run.toml").read_text()
+    assert quick(out=run, resume=True, sets=["train.length=7"]).steps == 7
 
 
 def test_json_beside_the_run_is_written_whole_and_read_with_care(tmp_path):

@@ -197,7 +197,7 @@ def machine() -> dict[str, Any]:
     Nothing in it names a person or a host.
     """
     found = gather()
-    accelerator = found.mps_chip if found.mps_available else found.cuda_name
+    accelerator = found.mps_chip if found.mps_available and found.mps_fault is None else found.cuda_name
     release = ".".join(map(str, found.macos)) if found.macos else platform.release()
     facts = {
         "system": f"{'macOS' if found.system == 'Darwin' else found.system} {release}",

@@ -52,7 +52,6 @@ CROSSING = frozenset(["copy_", "index", "index_put_", "_index_put_impl_", "set_"
 
 CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
 DOUBLE = (torch.float64, torch.complex128)
-SCALER = ("scale", "unscale_", "update")
 NON_BLOCKING = "non_blocking reads memory that may be freed or not yet written"
 Place = Literal["device", "host", "unknown"]
 
@@ -77,13 +76,8 @@ def rules(placed_only: bool = False) -> Iterator[None]:
     """
     watch = _Watch(placed_only)
     with ExitStack() as stack:
-        for owner, name in (
-            (threading.Thread, "run"),
-            (nn.Module, "to"),
-            *((torch.amp.GradScaler, one) for one in SCALER),
-        ):
-            replacement = PATCHES.get(name, _unwatched)(watch, getattr(owner, name))
-            stack.enter_context(mock.patch.object(owner, name, replacement))
+        for owner, name, watched in PATCHES:
+            stack.enter_context(mock.patch.object(owner, name, watched(watch, getattr(owner, name))))
         stack.enter_context(_Functions(watch))
         stack.enter_context(_Operations(watch))
         stack.callback(watch.end)
@@ -119,7 +113,7 @@ def _noting_move(watch: _Watch, to: Callable[..., nn.Module]) -> Callable[..., n
 
 
 def _unwatched(watch: _Watch, method: Callable[..., Any]) -> Callable[..., Any]:
-    """torch's gradient scaler avoids float64 by asking for the type of the device, which is "cpu" here."""
+    """torch's gradient scaler uses float64 unless its scale is on a device named mps."""
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
         watch.silent += 1
@@ -131,10 +125,11 @@ def _unwatched(watch: _Watch, method: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-PATCHES: dict[str, Callable[[_Watch, Callable[..., Any]], Callable[..., Any]]] = {
-    "run": _watched_thread,
-    "to": _noting_move,
-}
+PATCHES: tuple[tuple[type, str, Callable[[_Watch, Callable[..., Any]], Callable[..., Any]]], ...] = (
+    (threading.Thread, "run", _watched_thread),
+    (nn.Module, "to", _noting_move),
+    (torch.amp.GradScaler, "unscale_", _unwatched),
+)
 
 
 def _target(arguments: Iterable[Any]) -> Place | None:
@@ -217,7 +212,10 @@ class _Functions(TorchFunctionMode):
 
     def _check(self, func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         positional = next((one for one in args if isinstance(one, bool)), False) if func in COPIES else False
-        if kwargs.get("non_blocking") or positional:
+        target = _target((*args[1:], *kwargs.values())) if func is Tensor.to else None
+        # torch's gradient scaler asks for it with its scalars, which it moves to where they are
+        scalar = target == "unknown" and not args[0].ndim
+        if (kwargs.get("non_blocking") or positional) and not scalar:
             self.watch.refuse(6, name, NON_BLOCKING)
         if func is Tensor.pin_memory or kwargs.get("pin_memory"):
             self.watch.refuse(8, name, "MPS has no pinned memory")
@@ -230,7 +228,7 @@ class _Functions(TorchFunctionMode):
                 self.watch.refuse(12, name, "without gradients it has no dropout")
         if func in NUMPY and self.watch.place(args[0]) == "device":
             self.watch.refuse(None, name, "the tensor is on the device; bring it back with .cpu() first")
-        if func is Tensor.to and args[0].dtype in DOUBLE and _target((*args[1:], *kwargs.values())) == "device":
+        if target == "device" and args[0].dtype in DOUBLE:
             self.watch.refuse(5, name, "MPS has no float64; make it float32 first")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def evaluate(
         raise BadInput(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
     clip = model if isinstance(model, Clip) else load(_source(model), device=device)
     chosen = _domain(clip, domain)
+    if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image.resize, chosen.image.fill))
     everything = manifests.load(data, domain=chosen)
     pairs = everything.split(split)
     if not len(pairs):

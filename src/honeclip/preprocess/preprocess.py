@@ -166,6 +166,10 @@ class Preprocess:
         """The same for a model that takes another size."""
         return replace(self, size_px=size_px)
 
+    def with_rules(self, resize: Resize | None, fill: int | None) -> Preprocess:
+        """The same with another way to a square, where a field says so; None leaves the model's own."""
+        return replace(self, resize=resize or self.resize, fill=self.fill if fill is None else fill)
+
     def with_context_length(self, context_length: int) -> Preprocess:
         """The same for a model that takes longer or shorter texts."""
         return replace(self, context_length=context_length)

@@ -20,11 +20,6 @@ class Features:
     image_NF: Tensor | None = None
     text_NF: Tensor | None = None
 
-    @property
-    def both(self) -> bool:
-        """Whether no tower needs to be computed."""
-        return self.image_NF is not None and self.text_NF is not None
-
 
 @dataclass(frozen=True)
 class ImageFeed:

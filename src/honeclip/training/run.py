@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,16 +148,15 @@ def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, 
     factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
     learner = replace(learner, factor=factor)
     # 4. the steps
-    log = EventLog(folder.events_file)
-    log.truncate(state.events_offset if state else 0)
-    position = restore(state, learner, total) if state else Position(0, total)
-    session = _Session(folder, prepared, known, table, log, stop, say, progress, imports_bytes, seconds)
-    if state is None:
-        position = session.first_score(learner, position, caches)
-    else:
-        say(f"going on after step {position.step} of {total}")
-    position = session.train(learner, position, state, caches)
-    log.close()
+    with closing(EventLog(folder.events_file)) as log:
+        log.truncate(state.events_offset if state else 0)
+        position = restore(state, learner, total) if state else Position(0, total)
+        session = _Session(folder, prepared, known, table, log, stop, say, progress, imports_bytes, seconds)
+        if state is None:
+            position = session.first_score(learner, position, caches)
+        else:
+            say(f"going on after step {position.step} of {total}")
+        position = session.train(learner, position, state, caches)
     # 5. the model that is handed over, and what it won
     after = finish(folder, config, prepared.asked("test"), before, prepared.device, say, prepared.begins_unaligned)
     run = Run(
@@ -177,14 +177,16 @@ def _length(prepared: Prepared, learner: Learner, known: Features, state: RunSta
     A run that goes on with the same `train.length` keeps its number of steps, however long a step takes today.
     """
     config = prepared.config
+    frozen = stages.frozen_towers(prepared.clip, config.model.freeze)
     seconds = None
     if setup.needs_timing(config):
-        last = Stage(0, 1, stages.frozen_towers(prepared.clip, config.model.freeze))
+        last = Stage(0, 1, frozen)
         timed = setup.enter(prepared, learner, last, known, None)
         seconds = setup.seconds_per_step(prepared, timed, last)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
-    return planning.total_steps(config.train, len(prepared.train), prepared.batch, seconds, bool(known.both)), seconds
+    heads_only = frozen == stages.TOWERS
+    return planning.total_steps(config.train, len(prepared.train), prepared.batch, seconds, heads_only), seconds
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class _Session:
         for stage in self.table:
             if position.step >= stage.stop or self._gives_up(position):
                 continue
-            plan = stored_plan(state, stage.start) if state else None
+            plan = stored_plan(state, stage.start, self.prepared.config.memory) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             folders.begun(self.folder)
             self.say(f"steps {position.step + 1} to {stage.stop}: {learner.plan.reason}")

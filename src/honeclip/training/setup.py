@@ -103,6 +103,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         resize.set_context_length(clip, config.model.context_length)
     if config.resolution.stages != "native":
         resize.resize(clip, config.resolution.stages)
+    clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill)
     everything = pairs.load(
         config.data.path,
         columns=config.data.columns,

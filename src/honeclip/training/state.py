@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from honeclip.checkpoint.save import RunState
+from honeclip.config import Memory
 from honeclip.device import rng
 from honeclip.errors import RunError
 from honeclip.model.clip import clip_json
@@ -72,6 +73,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: int
             "samples": position.samples,
             "stage": stage,
             "length": learner.config.train.length,
+            "memory": learner.config.memory.model_dump(),
             "scaler": learner.scaler.state_dict(),
         },
         events_offset=events_offset,
@@ -105,6 +107,7 @@ def restore(state: RunState, learner: Learner, total_steps: int) -> Position:
     )
 
 
-def stored_plan(state: RunState, stage: int) -> Plan | None:
-    """The plan that the run had, where it was made for the stage that begins at that step."""
-    return Plan.from_json(state.json["plan"]) if state.json["stage"] == stage else None
+def stored_plan(state: RunState, stage: int, memory: Memory) -> Plan | None:
+    """The plan that the run had, where it was made for the stage that begins at that step and for the same wishes."""
+    same = state.json["stage"] == stage and state.json["memory"] == memory.model_dump()
+    return Plan.from_json(state.json["plan"]) if same else None
