@@ -255,6 +255,17 @@ def test_what_a_run_does_on_the_host_is_its_own_affair(case):
         PLACED_ALLOWED[case]()
 
 
+def test_a_tensor_that_was_moved_is_still_where_it_was():
+    with rules(placed_only=True):
+        here = torch.tensor([1.0, 2.0])
+        there = here.to(DEVICE.handle)
+        here.copy_(there * 2)
+        assert here.numpy().tolist() == [2, 4]
+        assert there.cpu().numpy().tolist() == [1, 2]
+    with pytest.raises(RuleBroken, match=r"^placement: numpy"), rules(placed_only=True):
+        placed(2)[torch.tensor([1])].numpy()
+
+
 def test_moving_changes_no_value_and_keeps_gradients():
     parameter = torch.arange(4.0, requires_grad=True)
     with rules(placed_only=True):

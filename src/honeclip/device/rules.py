@@ -257,8 +257,9 @@ class _Operations(TorchDispatchMode):
 
     def _note(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
         """What is computed from a tensor is where that tensor is; what comes from data is on the host."""
-        places = {"host"} if name == "lift_fresh" else {self.watch.place(one) for one in given}
-        if name not in CROSSING and places & {"device", "host"}:
+        sources = given[:1] if name in CROSSING else given
+        places = {"host"} if name == "lift_fresh" else {self.watch.place(one) for one in sources}
+        if places & {"device", "host"}:
             for one in made:
                 self.watch.put(one, "device" if "device" in places else "host")
 

@@ -12,6 +12,7 @@ from honeclip.config import Config
 from honeclip.data.pairs import Pairs
 from honeclip.device.device import Device
 from honeclip.domains.domain import Domain
+from honeclip.embedding import features
 from honeclip.evaluation import wording
 from honeclip.evaluation.evaluate import UNALIGNED, score
 from honeclip.evaluation.report import Report, write
@@ -46,6 +47,7 @@ def finish(
     device: Device,
     say: Callable[[str], None],
     began_unaligned: bool,
+    frozen: frozenset[str],
 ) -> Report | None:
     """Writes RUN/model and RUN/report; gives what the model handed over got on test (None where test has no rows)."""
     best = checkpoints.best_good(folder.checkpoints, say)
@@ -62,6 +64,8 @@ def finish(
             data_name=asked.data_name,
             split="test",
             seed=asked.seed,
+            # the image body is as it was when the start was scored; folding a head moves a LayerNorm of the text body
+            features=features.caches(clip, image="image" in frozen, text=False),
             repeat=shlex.join(["honeclip", "evaluate", str(folder.path), "--data", config.data.path]),
         )
     model_folder.save(clip, folder.model, card(clip, config, before, after, best.name))

@@ -158,7 +158,8 @@ def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, 
             say(f"going on after step {position.step} of {total}")
         position = session.train(learner, position, state, caches)
     # 5. the model that is handed over, and what it won
-    after = finish(folder, config, prepared.asked("test"), before, prepared.device, say, prepared.begins_unaligned)
+    asked = prepared.asked("test")
+    after = finish(folder, config, asked, before, prepared.device, say, prepared.begins_unaligned, frozen)
     run = Run(
         folder=folder.path,
         steps=position.step,
