@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -10,20 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from honeclip.device.detect import choose
 from honeclip.model import build
 from honeclip.model import folder as folders
 from honeclip.model.clip import Base, Clip, place
-from honeclip.model.starter import text_folder
 from honeclip.preprocess.preprocess import Preprocess
+
+COLOURS = ("red", "green", "blue", "black", "orange", "purple")
+SHAPES = ("circle", "square", "cross", "bar")
+WORDS = ("[PAD]", "[UNK]", "a", *COLOURS, *SHAPES, "number", ",", *map(str, range(60)), "[START]", "[END]")
+"""The vocabulary: a table of fifty thousand tokens would be all that these models consist of. The end is the highest
+number, by which a native CLIP finds it."""
 
 VIT = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": len(WORDS),
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+        "hf_tokenizer_name": "./",
+    },
 }
-"""A native CLIP of two layers a tower; 1.7 million weights, nearly all of them the table of tokens."""
+"""A native CLIP of two layers a tower."""
 
 TWO_TOWERS = {
     "embed_dim": 16,
@@ -48,7 +62,7 @@ TWO_TOWERS = {
 BERT = {
     "model_type": "bert",
     "architectures": ["BertModel"],
-    "vocab_size": 30522,
+    "vocab_size": len(WORDS),
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -57,8 +71,6 @@ BERT = {
     "pad_token_id": 0,
 }
 
-COLOURS = ("red", "green", "blue", "black", "orange", "purple")
-SHAPES = ("circle", "square", "cross", "bar")
 SPLITS = (*("train",) * 3, "val")
 """Splits of consecutive rows, again and again, for runs that are not scored at the end."""
 
@@ -98,28 +110,32 @@ def _picture(colour: str, shape: str, row: int) -> Image.Image:
     return image
 
 
-def make_clip(config: dict[str, Any] = VIT, *, unaligned: bool = True, text: Path | None = None) -> Clip:
-    """A Clip with random weights by seed 0."""
-    model = build.build(config, text)
-    preprocess = Preprocess.from_open_clip({}, config["vision_cfg"]["image_size"], build.tokenizer(config, text))
-    base = Base("tiny", "none", starts_unaligned=unaligned)
-    return place(model, preprocess, json.loads(json.dumps(config)), base, source="tiny", device=choose("cpu"))
-
-
-def model_folder(folder: Path, *, unaligned: bool = True) -> Path:
-    """A native CLIP as a model folder."""
-    folders.save(make_clip(VIT, unaligned=unaligned), folder, "# tiny")
+def text_files(folder: Path) -> Path:
+    """The files of the text side: a tokenizer of whole words, and the config of a BERT, for who has one."""
+    folder.mkdir(parents=True)
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [(name, WORDS.index(name)) for name in ("[START]", "[END]")]
+    made.post_processor = processors.TemplateProcessing(single="[START] $A [END]", special_tokens=marks)
+    made.save(str(folder / "tokenizer.json"))
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[START]", "eos_token": "[END]"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 1000, **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(BERT))
     return folder
 
 
-def two_towers(folder: Path, text: Path) -> Path:
-    """A model like `starter`, as a model folder; `text` becomes the folder of its text tower's files."""
-    text.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        if (text_folder() / name).is_file():
-            (text / name).write_bytes((text_folder() / name).read_bytes())
-    (text / "config.json").write_text(json.dumps(BERT))
-    folders.save(make_clip(TWO_TOWERS, text=text), folder, "# tiny")
+def make_clip(text: Path, config: dict[str, Any] = VIT, *, unaligned: bool = True) -> Clip:
+    """A Clip with random weights by seed 0; `text` is what `text_files` made."""
+    model = build.build(config, text)
+    preprocess = Preprocess.from_open_clip({}, config["vision_cfg"]["image_size"], build.tokenizer(config, text))
+    base = Base("tiny", "none", starts_unaligned=unaligned)
+    return place(model, preprocess, copy.deepcopy(config), base, source="tiny", device=choose("cpu"))
+
+
+def model_folder(folder: Path, text: Path, config: dict[str, Any] = VIT, *, unaligned: bool = True) -> Path:
+    """A model as a folder; with TWO_TOWERS it is one like `starter`."""
+    folders.save(make_clip(text, config, unaligned=unaligned), folder, "# tiny")
     return folder
 
 

@@ -86,7 +86,9 @@ def test_the_image_tower_knows_what_imagenet_shows(clip, package, shared_data):
     random = honeclip.load("starter", device="cpu")
     with torch.no_grad():
         for one in random.model.visual.parameters():
-            one.copy_(one.flatten()[torch.randperm(one.numel(), generator=torch.Generator().manual_seed(0))].view_as(one))
+            one.copy_(
+                one.flatten()[torch.randperm(one.numel(), generator=torch.Generator().manual_seed(0))].view_as(one)
+            )
     assert right(image_tower(random).body) <= 0.1
 
 

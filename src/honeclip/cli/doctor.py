@@ -68,7 +68,9 @@ def doctor(
 
 def _checked(check: dict[str, Any]) -> str:
     # a figure that is not finite is None
-    cosines = f"image cosine {_figure(check['image_cosine'], '.6f')}, text cosine {_figure(check['text_cosine'], '.6f')}"
+    cosines = (
+        f"image cosine {_figure(check['image_cosine'], '.6f')}, text cosine {_figure(check['text_cosine'], '.6f')}"
+    )
     return f"{cosines}, loss differs by {_figure(check['loss_difference'], '.2e')}"
 
 
