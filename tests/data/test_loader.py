@@ -43,12 +43,17 @@ def test_a_batch_is_what_a_plain_loop_over_its_rows_gives(rows):
         assert batch.image_id.tolist() == rows.image_id[chosen].tolist()
 
 
-def test_worker_processes_give_the_same_batches_as_threads(rows, monkeypatch):
+def test_worker_processes_give_the_same_batches_as_threads(rows, ten, monkeypatch):
+    """An image that they cannot read is left out and named by them as well."""
     monkeypatch.setattr(loader, "PIECE", 3)
+    (ten / "3.png").unlink()
     alone = taken(rows, 4, rules=RULES)
     spawned = taken(rows, 4, rules=RULES, workers=2)
     assert all(map(same, alone, spawned))
     assert [one.draw.step for one in spawned] == [0, 1, 2, 3]
+    assert [one.draw.indices.tolist() for one in spawned] == [one.draw.indices.tolist() for one in alone]
+    assert [one.lost for one in spawned] == [one.lost for one in alone]
+    assert any("3.png (row 4 of pairs.csv)" in text for one in spawned for text in one.lost)
 
 
 def test_a_run_picked_up_in_the_middle_of_an_epoch_goes_on_the_same(rows):
@@ -63,11 +68,10 @@ def test_augmentation_changes_pixels_and_nothing_else(rows):
     assert all(map(same, plain, taken(rows, 2, rules=AugmentRules())))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_vanished_is_left_out_and_named(rows, ten, workers):
+def test_an_image_that_vanished_is_left_out_and_named(rows, ten):
     (ten / "3.png").unlink()
     (ten / "5.png").write_bytes(b"\x89PNG broken")
-    batch = taken(rows, 1, batch=10, workers=workers)[0]
+    batch = taken(rows, 1, batch=10)[0]
     assert sorted(batch.draw.indices.tolist()) == [0, 1, 2, 4, 6, 7, 8, 9]
     assert len(batch.images) == len(batch.tokens) == len(batch.caption_id) == 8
     assert len(batch.lost) == 2

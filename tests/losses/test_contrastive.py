@@ -163,3 +163,22 @@ def test_no_square_of_the_batch_is_held():
         infonce(image, text, torch.tensor(2.0), Targets(), 16).backward()
         siglip(image, text, torch.tensor(2.0), torch.tensor(-1.0), Targets(), 16).backward()
     assert max(sizes) == 2048 * 16
+
+
+@pytest.mark.parametrize("length", [1e-20, 1.0, 1e6])
+def test_only_the_direction_of_an_embedding_counts(length):
+    """Embeddings come as the towers give them; the shortest and longest give finite values and gradients."""
+    image, text = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
+    scale, bias = torch.tensor(2.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
+    for value in (
+        lambda a: infonce(a, text, scale, Targets()),
+        lambda a: siglip(a, text, scale, bias, Targets()),
+    ):
+        scaled = (length * image).requires_grad_()
+        loss = value(scaled)
+        loss.backward()
+        assert scaled.grad.isfinite().all()
+        if length >= 1:
+            assert abs(float((loss - value(image)).detach())) <= 1e-12
+            # a gradient of a function of directions is at right angles to the embedding
+            assert (scaled.grad * image).sum(1).abs().max() * length <= 1e-9

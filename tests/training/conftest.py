@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from honeclip.training.run import Run, fit
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
+    """And what was imported is not looked at again by every run's garbage collection, which is longer than its steps."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    gc.freeze()
     yield
+    gc.unfreeze()
     torch.set_num_threads(before)
 
 
@@ -29,16 +33,21 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vit(tmp_path_factory) -> Path:
-    """A native CLIP as a model folder."""
-    return tiny_runs.model_folder(tmp_path_factory.mktemp("vit") / "model")
+def text(tmp_path_factory) -> Path:
+    """Tokenizer and text config of the tiny models."""
+    return tiny_runs.text_files(tmp_path_factory.mktemp("text") / "files")
 
 
 @pytest.fixture(scope="session")
-def two_towers(tmp_path_factory) -> Path:
+def vit(text, tmp_path_factory) -> Path:
+    """A native CLIP as a model folder."""
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("vit") / "model", text)
+
+
+@pytest.fixture(scope="session")
+def two_towers(text, tmp_path_factory) -> Path:
     """A model with the parts of `starter` as a model folder: fresh heads, batch norms, dropout."""
-    folder = tmp_path_factory.mktemp("two")
-    return tiny_runs.two_towers(folder / "model", folder / "text")
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("two") / "model", text, tiny_runs.TWO_TOWERS)
 
 
 @pytest.fixture

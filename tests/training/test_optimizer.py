@@ -34,8 +34,14 @@ def gradients(clip, seed: int = 0) -> None:
 
 
 @pytest.fixture
-def clip():
-    return tiny_runs.make_clip(unaligned=False)
+def make(text):
+    """make(unaligned=...) -> a new tiny Clip, the same weights each time."""
+    return lambda unaligned=False: tiny_runs.make_clip(text, unaligned=unaligned)
+
+
+@pytest.fixture
+def clip(make):
+    return make()
 
 
 def test_every_parameter_is_in_one_group_and_norms_biases_and_scales_do_not_decay(clip):
@@ -62,8 +68,8 @@ def test_every_parameter_is_in_one_group_and_norms_biases_and_scales_do_not_deca
         (True, frozenset(), 3e-4, 3e-4, 3e-4),
     ],
 )
-def test_heads_and_bodies_have_their_own_rate(unaligned, frozen, lr, head, body):
-    clip = tiny_runs.make_clip(unaligned=unaligned)
+def test_heads_and_bodies_have_their_own_rate(unaligned, frozen, lr, head, body, make):
+    clip = make(unaligned)
     everything = frozenset(name for name, _ in clip.model.named_parameters())
     stages.enter(clip, Stage(0, 1, frozen), everything)
     found = grouped(clip, optimizers.build(clip, Train(lr=lr), frozen))
@@ -72,10 +78,8 @@ def test_heads_and_bodies_have_their_own_rate(unaligned, frozen, lr, head, body)
     assert {group["peak_lr"] for name, group in found.items() if name not in heads} == ({body} if body else set())
 
 
-def test_the_rate_of_a_step_is_the_factor_of_each_peak(clip):
-    stages.enter(clip, Stage(0, 1, frozenset()), frozenset(name for name, _ in clip.model.named_parameters()))
-    clip.base = type(clip.base)("tiny", "none", starts_unaligned=True)
-    built = optimizers.build(clip, Train(), frozenset())
+def test_the_rate_of_a_step_is_the_factor_of_each_peak(make):
+    built = optimizers.build(make(unaligned=True), Train(), frozenset())
     assert optimizers.set_rate(built, 0.5) == 5e-4
     assert {(group["head"], group["lr"]) for group in built.param_groups} == {(True, 5e-4), (False, 5e-6)}
     assert optimizers.set_rate(built, 0.5, heads=0.1) == pytest.approx(5e-5)
@@ -83,8 +87,8 @@ def test_the_rate_of_a_step_is_the_factor_of_each_peak(clip):
 
 
 @pytest.mark.parametrize("limit", [0.1, 1.0, 1e9])
-def test_clipping_is_that_of_torch(limit, clip):
-    other = tiny_runs.make_clip(unaligned=False)
+def test_clipping_is_that_of_torch(limit, make):
+    clip, other = make(), make()
     gradients(clip)
     gradients(other)
     theirs = torch.nn.utils.clip_grad_norm_(list(other.model.parameters()), limit)
@@ -124,9 +128,9 @@ def test_steps_are_those_of_a_plain_adamw(clip):
         torch.testing.assert_close(one.detach().double(), expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_stored_state_put_into_a_new_optimizer_goes_on_to_the_bit():
+def test_stored_state_put_into_a_new_optimizer_goes_on_to_the_bit(make):
     def model():
-        clip = tiny_runs.make_clip(unaligned=False)
+        clip = make()
         return clip, optimizers.build(clip, Train(lr=1e-3), frozenset())
 
     (one, built), (two, again) = model(), model()

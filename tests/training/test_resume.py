@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import pytest
 import tiny_runs
@@ -199,12 +199,12 @@ def test_a_relative_path_given_again_means_the_folder_at_hand(run, quick, data, 
         quick(out=run, resume=True, sets=[f"data.path={data.name}"])
 
 
-@pytest.mark.parametrize("text", [None, "train = [", "[train]\nlenght = 5\n"])
-def test_nothing_to_resume_or_a_damaged_config_is_bad_input(tmp_path, quick, text):
+@pytest.mark.parametrize("content", [None, "train = [", "[train]\nlenght = 5\n"])
+def test_nothing_to_resume_or_a_damaged_config_is_bad_input(tmp_path, quick, content):
     out = tmp_path / "run"
-    if text is not None:
+    if content is not None:
         out.mkdir()
-        (out / "run.toml").write_text(text)
+        (out / "run.toml").write_text(content)
     with pytest.raises(BadInput, match=r"holds no run to resume|is damaged|train\.lenght: unknown key"):
         quick(out=out, resume=True)
 
@@ -229,6 +229,18 @@ def test_a_run_that_another_process_is_writing_is_left_alone(run, quick):
         other.stdin.close()
     assert "length = 6" in (run / "run.toml").read_text()
     assert quick(out=run, resume=True, sets=["train.length=7"]).steps == 7
+
+
+def test_a_checkpoint_of_another_model_is_refused(vit, text, quick, tmp_path):
+    """The folder that the run began with holds something else now."""
+    model = copytree(vit, tmp_path / "model")
+    quick(model=model)
+    (tmp_path / "run" / "result.json").unlink()
+    rmtree(model)
+    wider = {**tiny_runs.VIT, "embed_dim": 24}
+    tiny_runs.model_folder(model, text, wider)
+    with pytest.raises(RunError, match="the checkpoint of step 6 does not fit the model of this run"):
+        quick(resume=True)
 
 
 def test_json_beside_the_run_is_written_whole_and_read_with_care(tmp_path):

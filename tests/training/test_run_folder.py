@@ -17,7 +17,7 @@ import honeclip
 from honeclip import config as configs
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.save import named
-from honeclip.errors import BadInput, ConfigError, DataError, ModelError, RunError
+from honeclip.errors import BadInput, ConfigError, DataError, HoneclipError, ModelError, RunError
 from honeclip.monitoring import events
 from honeclip.training.run import Run
 
@@ -38,7 +38,13 @@ def whole(data, vit, tmp_path_factory) -> Run:
 
 def test_the_folder_holds_what_the_contract_lists(whole):
     assert whole.steps == 6  # two epochs of 24 rows in batches of 8
-    assert {path.name for path in whole.folder.iterdir()} >= {"run.toml", "events.jsonl", "checkpoints", "model", "report"}
+    assert {path.name for path in whole.folder.iterdir()} >= {
+        "run.toml",
+        "events.jsonl",
+        "checkpoints",
+        "model",
+        "report",
+    }
     last = whole.folder / "checkpoints" / named(whole.folder / "checkpoints", "LATEST")
     assert last.name == "step-000006"
     names = {path.name for path in last.iterdir()}
@@ -203,6 +209,14 @@ def test_a_file_where_the_folder_belongs(quick, tmp_path):
             quick(out=out)
 
 
+def test_a_folder_that_cannot_be_written_is_an_error_in_words(quick, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".replaced").write_text("in the way")
+    with pytest.raises(HoneclipError, match="run cannot be written: File exists") as caught:
+        quick()
+    assert caught.value.exit_code == 1
+
+
 def test_fewer_than_two_rows_cannot_be_told_apart(quick, tmp_path):
     tiny_runs.draw(tmp_path / "one", 2, ("train", "test"))
     with pytest.raises(DataError, match="the train split has 1 rows"):
@@ -230,8 +244,16 @@ def test_what_is_said_names_device_precision_data_and_the_start(quick, data, vit
     assert "1 micro-batches of 8" in said
 
 
-def test_an_aligned_model_is_not_called_unaligned_nor_is_one_that_was_tuned_before(quick, whole, tmp_path):
-    aligned = tiny_runs.model_folder(tmp_path / "aligned", unaligned=False)
+def test_how_rows_were_divided_is_said_where_the_data_does_not_say(quick, tmp_path):
+    data = tiny_runs.draw(tmp_path / "data", 30)
+    lines = [line.rpartition(",")[0] for line in (data / "pairs.csv").read_text().splitlines()]
+    (data / "pairs.csv").write_text("\n".join(lines))
+    quick(data=data, train={"length": 1})
+    assert "note: there is no split column: rows were divided 70/15/15 by content" in quick.said
+
+
+def test_an_aligned_model_is_not_called_unaligned_nor_is_one_that_was_tuned_before(quick, whole, text, tmp_path):
+    aligned = tiny_runs.model_folder(tmp_path / "aligned", text, unaligned=False)
     for number, model in enumerate((aligned, whole.folder)):
         out = tmp_path / f"run-{number}"
         quick(model=model, out=out, train={"length": 1}, page=True)
@@ -258,7 +280,9 @@ def test_size_and_text_length_reach_the_model_that_is_handed_over(quick):
 
 def test_the_same_command_gives_the_same_run_and_another_seed_another(quick, tmp_path):
     runs = [quick(out=tmp_path / name, train={"seed": seed}) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
-    losses = [[one["loss"] for one in events.read(run.folder / "events.jsonl") if one["event"] == "step"] for run in runs]
+    losses = [
+        [one["loss"] for one in events.read(run.folder / "events.jsonl") if one["event"] == "step"] for run in runs
+    ]
     assert losses[0] == losses[1] != losses[2]
     weights = [(run.model_folder / "open_clip_model.safetensors").read_bytes() for run in runs]
     assert weights[0] == weights[1] != weights[2]

@@ -72,7 +72,9 @@ def test_a_signal_while_the_end_is_written_stops_it_and_resume_writes_it(quick, 
     with monkeypatch.context() as patch:
         patch.setattr(finish.model_folder, "save", saved)
         with pytest.raises(Interrupted, match="nothing was lost"):
-            quick(train={"patience": 1, "lr": 1e-9}, evaluate={"every": 1})  # ended early, the way that is easily forgotten
+            quick(
+                train={"patience": 1, "lr": 1e-9}, evaluate={"every": 1}
+            )  # ended early, the way that is easily forgotten
     assert quick(resume=True).steps < 6
     assert (tmp_path / "run" / "model" / "open_clip_model.safetensors").is_file()
 

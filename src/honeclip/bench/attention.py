@@ -12,8 +12,7 @@ the block runs forward and backward on the q, k and v that the block gives it.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
+from honeclip.bench.allocated import allocated
 from honeclip.device import detect
 from honeclip.device.device import Device
 from honeclip.device.memory import PeakMeter, baseline_bytes, budget
@@ -95,7 +94,7 @@ def run(
         )
         seconds = sweep(block, [queries], where, rounds)[queries]
         with PeakMeter(where, before) as meter:
-            _once(block, queries)
+            once(block, queries)
             where.synchronise()
             meter.sample()
         return {
@@ -192,13 +191,13 @@ def sweep(block: Block, slices: Sequence[int], device: Device, rounds: int = ROU
     for turn in range(rounds + 1):
         for queries in best:
             with device.timer() as elapsed:
-                _once(block, queries)
+                once(block, queries)
             if turn:
                 best[queries] = min(best[queries], elapsed.seconds)
     return best
 
 
-def _once(block: Block, queries: int) -> None:
+def once(block: Block, queries: int) -> None:
     """One forward and backward; the gradients are let go of before it."""
     block.module.zero_grad(set_to_none=True)
     block.args[0].grad = None
@@ -228,26 +227,7 @@ def extra_bytes(block: Block, queries: int, device: Device) -> int:
         outputs.append(torch.ones_like(outputs[0]))
         outputs.extend(torch.autograd.grad(outputs[0], (q, k, v), outputs[1]))
 
-    peak_forward, kept = _allocated(forward, device)
-    peak_backward, _ = _allocated(backward, device)
+    peak_forward, kept = allocated(forward, device)
+    peak_backward, _ = allocated(backward, device)
     out, *gradients = (one.untyped_storage().nbytes() for one in outputs)
     return max(peak_forward - out, kept - out + peak_backward - sum(gradients))
-
-
-def _allocated(work: Callable[[], None], device: Device) -> tuple[int, int]:
-    """Bytes above those before `work`: the most at once while it ran, and those that are there after it."""
-    if device.peak_bytes() is not None:
-        held = device.memory()["held"]
-        device.peak_bytes(reset=True)
-        work()
-        device.synchronise()
-        return (device.peak_bytes() or 0) - held, device.memory()["held"] - held
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes its start and stop to standard error
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        work()
-    events = [one for one in profiler.profiler.kineto_results.events() if one.name() == "[memory]"]
-    now = peak = 0
-    for one in sorted(events, key=lambda event: event.start_ns()):
-        now += one.nbytes()
-        peak = max(peak, now)
-    return peak, now

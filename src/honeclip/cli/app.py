@@ -47,4 +47,5 @@ def _honeclip(
 for _verb in ("quickstart", "doctor", "prepare", "check", "fit", "verify", "evaluate"):
     _module = importlib.import_module(f"honeclip.cli.{_verb}")
     app.command(_verb, cls=getattr(_module, "Command", None))(getattr(_module, _verb))
-app.add_typer(importlib.import_module("honeclip.cli.domains").app, name="domains")
+for _group in ("domains", "bench"):
+    app.add_typer(importlib.import_module(f"honeclip.cli.{_group}").app, name=_group)

@@ -55,13 +55,13 @@ def doctor(
     if as_json:
         emit(result)
     else:
-        show(f"device     {found.type} ({found.name}): {found.reason}")
-        show(f"precision  {chosen.name}: {chosen.reason}")
-        show(f"memory     {memory.bytes / 1e9:.1f} GB: {memory.reason}")
-        show(f"self-check {'passed' if check['passed'] else 'FAILED'} against the CPU in float32: {_checked(check)}")
-        show("versions   " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
+        show(f"device      {found.type} ({found.name}): {found.reason}")
+        show(f"precision   {chosen.name}: {chosen.reason}")
+        show(f"memory      {memory.bytes / 1e9:.1f} GB: {memory.reason}")
+        show(f"self-check  {'passed' if check['passed'] else 'FAILED'} against the CPU in float32: {_checked(check)}")
+        show("versions    " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()))
         for name, place in result["places"].items():
-            show(f"{name:<11}{place['path']} ({place['bytes'] / 1e6:.1f} MB)")
+            show(f"{name:<12}{place['path']} ({place['bytes'] / 1e6:.1f} MB)")
     if not check["passed"]:
         raise typer.Exit(1)
 

@@ -20,50 +20,47 @@ def siglip(
     image_BD: Tensor, text_BD: Tensor, log_scale: Tensor, bias: Tensor, targets: Targets, tile: int | str = "auto"
 ) -> Tensor:
     """The sigmoid loss of B pairs; arguments and result as `infonce`, `bias` a scalar added to every logit."""
-    zi_BD, zt_BD = F.normalize(image_BD, dim=-1), F.normalize(text_BD, dim=-1)
-    height = tiles.rows(len(zi_BD), tile, zi_BD.element_size())
-    loss: Tensor = _SigLIP.apply(zi_BD, zt_BD, log_scale, bias, targets, height)
+    height = tiles.rows(len(image_BD), tile, image_BD.element_size())
+    loss: Tensor = _SigLIP.apply(image_BD, text_BD, log_scale, bias, targets, height)
     return loss
 
 
 class _SigLIP(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, zi_BD: Tensor, zt_BD: Tensor, log_scale: Tensor, bias: Tensor, targets: Targets, height: int
+        ctx: Any, xi_BD: Tensor, xt_BD: Tensor, log_scale: Tensor, bias: Tensor, targets: Targets, height: int
     ) -> Tensor:
-        size = len(zi_BD)
-        loss = zi_BD.new_zeros(())
-        for start in range(0, size, height):
-            _, logits_TB, sign_TB = _tile(zi_BD, zt_BD, log_scale, bias, targets, start, height)
-            loss = loss - F.logsigmoid(sign_TB * logits_TB).sum()
-        ctx.save_for_backward(zi_BD, zt_BD, log_scale, bias)
+        size = len(xi_BD)
+        scale, shift = log_scale.detach().to(xi_BD.dtype).exp(), bias.detach().to(xi_BD.dtype)
+        ni_B, nt_B = tiles.inverse_norms(xi_BD), tiles.inverse_norms(xt_BD)
+        loss = xi_BD.new_zeros(())
+        for start, stop in tiles.spans(size, height):
+            logits_TB = tiles.cosines(xi_BD, xt_BD, ni_B, nt_B, start, stop).mul_(scale).add_(shift)
+            loss = loss - F.logsigmoid(logits_TB.mul_(_signs(targets, start, stop, xi_BD))).sum()
+        ctx.save_for_backward(xi_BD, xt_BD, ni_B, nt_B, log_scale, bias)
         ctx.targets, ctx.height = targets, height
         return loss / size
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        zi_BD, zt_BD, log_scale, bias = ctx.saved_tensors
-        size = len(zi_BD)
-        scale = log_scale.to(zi_BD.dtype).exp()
-        gi_BD, gt_BD = torch.empty_like(zi_BD), torch.zeros_like(zt_BD)
-        g_scale, g_bias = zi_BD.new_zeros(()), zi_BD.new_zeros(())
-        for start in range(0, size, ctx.height):
-            cosine_TB, logits_TB, sign_TB = _tile(zi_BD, zt_BD, log_scale, bias, ctx.targets, start, ctx.height)
-            g_TB = -sign_TB * torch.sigmoid(-sign_TB * logits_TB)
-            g_scale, g_bias = g_scale + (g_TB * cosine_TB).sum() * scale, g_bias + g_TB.sum()
-            torch.mm(g_TB, zt_BD, out=gi_BD[start : start + len(g_TB)])
-            gt_BD.addmm_(g_TB.T, zi_BD[start : start + len(g_TB)])
-        share = outer[0] / size
-        gradients = gi_BD.mul_(share * scale), gt_BD.mul_(share * scale)
-        return *gradients, (share * g_scale).to(log_scale), (share * g_bias).to(bias), None, None
+        xi_BD, xt_BD, ni_B, nt_B, log_scale, bias = ctx.saved_tensors
+        scale, shift = log_scale.to(xi_BD.dtype).exp(), bias.to(xi_BD.dtype)
+        share = outer[0] / len(xi_BD)
+        gi_BD, gt_BD = torch.empty_like(xi_BD), torch.zeros_like(xt_BD)
+        g_scale, g_bias = xi_BD.new_zeros(()), xi_BD.new_zeros(())
+        for start, stop in tiles.spans(len(xi_BD), ctx.height):
+            cosine_TB = tiles.cosines(xi_BD, xt_BD, ni_B, nt_B, start, stop)
+            sign_TB = _signs(ctx.targets, start, stop, xi_BD)
+            g_TB = (cosine_TB * scale).add_(shift).mul_(sign_TB).neg_().sigmoid_().mul_(sign_TB).neg_()
+            g_scale, g_bias = g_scale + cosine_TB.mul_(g_TB).sum() * scale, g_bias + g_TB.sum()
+            g_TB.mul_(share * scale)
+            torch.mm(g_TB * nt_B[None, :], xt_BD, out=gi_BD[start:stop])
+            gt_BD.addmm_(g_TB.mul_(ni_B[start:stop, None]).T, xi_BD[start:stop])
+        gi_BD = tiles.through_normalisation(gi_BD, xi_BD, ni_B, ctx.height)
+        gt_BD = tiles.through_normalisation(gt_BD, xt_BD, nt_B, ctx.height)
+        return gi_BD, gt_BD, (share * g_scale).to(log_scale), (share * g_bias).to(bias), None, None
 
 
-def _tile(
-    zi_BD: Tensor, zt_BD: Tensor, log_scale: Tensor, bias: Tensor, targets: Targets, start: int, height: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines, logits and signs of one tile: three (T, B)."""
-    stop = min(start + height, len(zi_BD))
-    cosine_TB = zi_BD[start:stop] @ zt_BD.T
-    logits_TB = log_scale.detach().to(zi_BD.dtype).exp() * cosine_TB + bias.detach().to(zi_BD.dtype)
-    sign_TB = targets.tile(start, stop, len(zi_BD)).to(zi_BD) * 2 - 1
-    return cosine_TB, logits_TB, sign_TB
+def _signs(targets: Targets, start: int, stop: int, like: Tensor) -> Tensor:
+    """1 for positives and -1 otherwise: one tile (T, B)."""
+    return targets.tile(start, stop, len(like)).to(like).mul_(2).sub_(1)

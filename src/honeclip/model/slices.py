@@ -48,7 +48,7 @@ def attention(
         queries: of a slice, at least 1.
 
     Returns:
-        (B, H, Lq, dv) in the precision of q, laid out in memory as q is.
+        (B, H, Lq, dv) in the precision of q, laid out in memory as q is where dv is d.
     """
     device = q.device.type
     if torch.is_autocast_enabled(device):
@@ -74,23 +74,26 @@ class _Call:
 
 
 class _Sliced(torch.autograd.Function):
-    """Keeps q, k, v and the mask; the backward builds each slice's weights again."""
+    """Keeps q, k, v and the mask; the backward builds each slice's weights again.
+
+    Samples and heads of a slice are one batch of `bmm`. Its results are copied into their places: `out=` a view has been
+    silently wrong on MPS (pytorch issue 104832).
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: _Call) -> Tensor:
         ctx.save_for_backward(q, k, v, mask)
         ctx.call = call
         ctx.randomness = rng.snapshot() if call.dropout else {}
-        precise = precise_dtype(q.dtype)
         out = torch.empty_like(q) if v.shape[-1] == q.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
         with torch.autocast(q.device.type, enabled=False):
-            for part, query_slices in _slices(q.shape, call.rows):
-                keys, values = k[part].to(precise), v[part].to(precise)
-                for span in query_slices:
-                    weights = _weights(q[part][..., span, :].to(precise) * call.scale, keys, mask, call, part, span)
+            for part, spans in _slices(q.shape, call.rows):
+                keys, values = _batch(k[part]), _batch(v[part])
+                for span in spans:
+                    weights = _weights(_batch(q[part][:, :, span]) * call.scale, keys, mask, call, part, span)
                     if call.dropout:
                         weights *= _kept(weights, call.dropout)
-                    out[part][..., span, :] = weights @ values
+                    _put(out[part][:, :, span], torch.bmm(weights, values))
                     del weights
         return out
 
@@ -104,53 +107,71 @@ class _Sliced(torch.autograd.Function):
         outside = rng.snapshot() if call.dropout else {}
         rng.restore(ctx.randomness)
         with torch.autocast(q.device.type, enabled=False):
-            for part, query_slices in _slices(q.shape, call.rows):
-                keys, values = k[part].to(precise), v[part].to(precise)
-                d_keys = d_values = None
-                for span in query_slices:
-                    asked = q[part][..., span, :].to(precise) * call.scale
-                    given = d_out[part][..., span, :].to(precise)
+            for part, spans in _slices(q.shape, call.rows):
+                keys, values = _batch(k[part]), _batch(v[part])
+                d_keys: list[Tensor] = []
+                d_values: list[Tensor] = []
+                for span in spans:
+                    asked = _batch(q[part][:, :, span]) * call.scale
+                    given = _batch(d_out[part][:, :, span])
                     weights = _weights(asked, keys, mask, call, part, span)
-                    d_weights = given @ values.mT
+                    d_weights = torch.bmm(given, values.mT)
                     used = weights
                     if call.dropout:
                         kept = _kept(weights, call.dropout)
                         d_weights *= kept
                         used = weights * kept
                         del kept
-                    d_values = _sum(d_values, used.mT @ given)
+                    _add(d_values, torch.bmm(used.mT, given))
                     d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, precise)
                     del weights, d_weights, used
-                    dq[part][..., span, :] = (d_scores @ keys).mul_(call.scale)
-                    d_keys = _sum(d_keys, d_scores.mT @ asked)
+                    _put(dq[part][:, :, span], torch.bmm(d_scores, keys).mul_(call.scale))
+                    _add(d_keys, torch.bmm(d_scores.mT, asked))
                     if d_mask is not None:
                         place = d_mask[_of_mask(d_mask, part, span)]
-                        place += d_scores.sum_to_size(place.shape)
+                        by_head = d_scores.view(*dq[part].shape[:2], *d_scores.shape[1:])
+                        place += by_head.sum_to_size(place.shape)
                     del d_scores
-                assert d_keys is not None
-                assert d_values is not None
-                dk[part], dv[part] = d_keys, d_values
+                _put(dk[part], *d_keys)
+                _put(dv[part], *d_values)
         rng.restore(outside)
         return dq, dk, dv, None if d_mask is None else d_mask.to(mask.dtype), None
+
+
+def _batch(part: Tensor) -> Tensor:
+    """(b, h, L, d) as (b h, L, d) in the precision of the scores; the same memory where that is possible."""
+    return part.flatten(0, 1).to(precise_dtype(part.dtype))
+
+
+def _put(place: Tensor, batch: Tensor) -> None:
+    """(b h, L, d) into (b, h, L, d)."""
+    place.copy_(batch.view(place.shape))
+
+
+def _add(total: list[Tensor], more: Tensor) -> None:
+    """The sum over slices is the one tensor in `total`, in the precision of the scores."""
+    if total:
+        total[0] += more
+    else:
+        total.append(more)
 
 
 def _weights(
     asked: Tensor, keys: Tensor, mask: Tensor | None, call: _Call, part: tuple[slice, slice], span: slice
 ) -> Tensor:
-    """Softmax over the keys for one slice of scaled queries, before dropout: (b, h, s, Lk)."""
-    scores = asked @ keys.mT
+    """Softmax over the keys for one slice of scaled queries, before dropout: (b h, s, Lk)."""
+    scores = torch.bmm(asked, keys.mT)
     if call.causal:
-        later = torch.arange(keys.shape[-2], device=keys.device) > torch.arange(
-            span.start, span.stop, device=keys.device
-        ).unsqueeze(-1)
-        scores.masked_fill_(later, float("-inf"))
+        places = torch.arange(span.start, span.stop, device=keys.device).unsqueeze(-1)
+        scores.masked_fill_(torch.arange(keys.shape[-2], device=keys.device) > places, float("-inf"))
     if mask is None:
         return scores.softmax(dim=-1)
     cut = mask[_of_mask(mask, part, span)]
+    by_head = scores.view(part[0].stop - part[0].start, -1, *scores.shape[1:])
     if cut.dtype == torch.bool:
-        scores.masked_fill_(~cut, float("-inf"))
+        by_head.masked_fill_(~cut, float("-inf"))
     else:
-        scores += cut
+        by_head += cut
     blind = scores.amax(dim=-1, keepdim=True) == float("-inf")
     return scores.softmax(dim=-1).masked_fill_(blind, 0.0)
 
@@ -180,10 +201,6 @@ def _of_mask(mask: Tensor, part: tuple[slice, slice], span: slice) -> tuple[slic
 def _kept(weights: Tensor, dropout_p: float) -> Tensor:
     """What dropout multiplies the weights with."""
     return functional.dropout(torch.ones_like(weights), dropout_p)
-
-
-def _sum(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total.add_(more)
 
 
 def four_dimensions(one: Tensor) -> Tensor:

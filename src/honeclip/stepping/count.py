@@ -19,13 +19,14 @@ class Kept:
         self._leaves: set[int] = set()
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Counts one saved tensor and passes it on."""
+        """Counts one saved tensor and passes it on, detached: a node that holds its own output would never be freed
+        where no backward comes, as after running out of memory or when only counting was wanted."""
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if not (tensor.is_leaf and tensor.requires_grad) and address not in self._seen:
             self._seen.add(address)
             self.bytes += storage.nbytes()
-        return tensor
+        return tensor.detach()
 
 
 @contextmanager

@@ -1,0 +1,72 @@
+"""`honeclip bench`: figures of this machine, each of a part that decides speed or memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+
+
+@app.callback()
+def bench() -> None:
+    """Benchmark parts of honeclip on this machine.
+
+    Example: honeclip bench loss --batch 32768 --dim 512
+    """
+
+
+@app.command()
+def loss(
+    batch: Annotated[int, typer.Option("--batch", help="Pairs.", metavar="B")] = 4096,
+    dim: Annotated[int, typer.Option("--dim", help="Dimensions of an embedding.", metavar="D")] = 512,
+    tile: Annotated[
+        int | None, typer.Option("--tile", help="Rows of logits at once; 0: the plain loss.", metavar="T")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time and memory of InfoNCE over a whole batch, forward and backward, in tiles or plainly (--tile 0).
+
+    Example: honeclip bench loss --batch 32768 --dim 512 --json
+    """
+    from honeclip.bench import loss as work
+
+    _print(work.run(batch, dim, tile, device=device), as_json)
+
+
+@app.command()
+def attention(
+    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-L-14-336",
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of the images; the model's own.", metavar="PX")
+    ] = None,
+    slice_: Annotated[
+        int | None, typer.Option("--slice", help="Queries at once; 0: SDPA's math path.", metavar="S")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time of one transformer block and memory of its attention, in slices or by SDPA's math path (--slice 0).
+
+    Example: honeclip bench attention --model random:ViT-L-14-336 --size 336 --json
+    """
+    from honeclip.bench import attention as work
+
+    _print(work.run(model, size, slice_, device=device), as_json)
+
+
+def _print(figures: Mapping[str, float | int], as_json: bool) -> None:
+    from honeclip.cli.output import emit, show
+
+    if as_json:
+        emit(figures)
+        return
+    for name, value in figures.items():
+        words = f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.4g}"
+        show(f"{name.removesuffix('_bytes'):<16}{words}")
