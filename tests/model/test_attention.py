@@ -365,6 +365,20 @@ def test_auto_leaves_fast_kernels_alone_and_slices_where_there_are_none():
     assert not attention.has_fast_kernel(q, k, v, dropout_p=0.1)  # the CPU's flash kernel has no dropout
 
 
+def test_a_device_without_a_choice_of_kernels_trains_in_slices_and_infers_as_it_can():
+    q, k, v = (one.detach().to("meta") for one in packed(dtype=torch.float32, width=64, value_width=64))
+    with sliced("auto") as calls:
+        found = functional.scaled_dot_product_attention(q.requires_grad_(), k, v)
+        found.sum().backward()
+        assert (calls.sliced, calls.left) == (1, 0)
+        with torch.no_grad():
+            functional.scaled_dot_product_attention(q, k, v)
+    assert (calls.sliced, calls.left) == (1, 1)
+    assert q.grad.shape == q.shape
+    odd = torch.zeros(1, 1, 9, 88, device="meta")
+    assert not attention.has_fast_kernel(odd, odd, odd)
+
+
 # --- the route ----------------------------------------------------------------------------------------------------
 
 

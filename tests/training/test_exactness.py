@@ -125,6 +125,12 @@ def test_the_temperature_is_proved_even_where_a_run_would_fix_it(vit, data):
     assert found["logit_scale_ratio"] == pytest.approx(1, abs=1e-9)
 
 
+def test_one_pair_is_no_batch(vit, tmp_path):
+    data = tiny_runs.draw(tmp_path / "data", 2, ("train", "test"))
+    with pytest.raises(BadInput, match="the train split has 1 rows"):
+        verify(str(data), str(vit), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -184,6 +184,15 @@ def test_features_that_a_run_uses_are_those_of_its_own_weights(vit, tmp_path):
     assert features.caches(one).image != features.caches(two).image
 
 
+def test_a_model_that_was_tuned_before_begins_where_it_ended(quick, two_towers, tmp_path):
+    """Its projections are rewritten for standardised features, and are the same function."""
+    first = quick(model=two_towers, out=tmp_path / "first", train={"length": 20, "lr": 1e-2})
+    second = quick(model=first.folder, out=tmp_path / "second", train={"length": 2, "lr": 1e-9})
+    assert second.before == first.after
+    one, two = (load(str(run.folder), "cpu").encode_text(["a red circle", "a blue bar"]) for run in (first, second))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
 def test_a_loss_that_needs_a_bias_gives_the_model_one(quick, vit):
     run = quick(model=vit, loss={"kind": "siglip"}, train={"lr": 1e-2})
     clip = load(str(run.folder), "cpu")

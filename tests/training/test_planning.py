@@ -93,9 +93,17 @@ def test_planning_moves_no_generator_and_no_gradient_and_leaves_no_tensor(clip, 
         gc.collect()
         return sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
 
-    plan(clip, batch, MANY)
+    class Dropping(TextFeed):
+        def __call__(self, piece):
+            return torch.nn.functional.dropout(super().__call__(piece), 0.5)
+
+    def planned() -> None:
+        image, _ = feeds(clip)
+        make_plan((image, Dropping(clip, None, torch.float32)), batch, Memory(), MANY, 1000, nullcontext)
+
+    planned()
     state, before = torch.get_rng_state(), living()
-    plan(clip, batch, MANY)
+    planned()
     assert living() == before
     assert torch.equal(torch.get_rng_state(), state)
     assert all(one.grad is None for one in clip.model.parameters())

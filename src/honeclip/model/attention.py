@@ -39,7 +39,7 @@ INFERENCE_HEAD_DIMS = frozenset({32, 64, 72, 80, 96, 128, 256})
 
 @dataclass
 class Calls:
-    """How many calls of attention were computed in slices, and how many were left to torch."""
+    """How many calls of attention were computed in slices, and how many were left to torch; repeated ones count again."""
 
     sliced: int = 0
     left: int = 0
@@ -108,11 +108,18 @@ def has_fast_kernel(
     CPU and CUDA choose among fused kernels that have a backward; a device that has no such choice has at most a kernel
     for inference.
     """
-    if torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_sdp_choice", q.device.type.upper()):
+    if _chooses(q.device.type):
         choice = torch._fused_sdp_choice(q, k, v, mask, dropout_p, is_causal, scale=scale)
         return choice not in (SDPBackend.MATH.value, SDPBackend.ERROR.value)
     trains = torch.is_grad_enabled() and any(one.requires_grad for one in (q, k, v))
     return not trains and q.shape[-1] == v.shape[-1] and q.shape[-1] in INFERENCE_HEAD_DIMS
+
+
+def _chooses(device_type: str) -> bool:
+    try:
+        return torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_sdp_choice", device_type.upper())
+    except RuntimeError:  # a device without kernels, such as meta
+        return False
 
 
 # --- the route ----------------------------------------------------------------------------------------------------

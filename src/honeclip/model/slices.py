@@ -7,6 +7,7 @@ Rabe and Staats 2021, arXiv 2112.05682; the slices go over queries only, so the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ def attention(
         (B, H, Lq, dv) in the precision of q, laid out in memory as q is where dv is d.
     """
     device = q.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         lower = torch.get_autocast_dtype(device)
         q, k, v = (one if one.dtype is torch.float64 else one.to(lower) for one in (q, k, v))
     flat = q.ndim == 3
@@ -86,7 +87,7 @@ class _Sliced(torch.autograd.Function):
         ctx.call = call
         ctx.randomness = rng.snapshot() if call.dropout else {}
         out = torch.empty_like(q) if v.shape[-1] == q.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
-        with torch.autocast(q.device.type, enabled=False):
+        with _no_autocast(q.device.type):
             for part, spans in _slices(q.shape, call.rows):
                 keys, values = _batch(k[part]), _batch(v[part])
                 for span in spans:
@@ -106,7 +107,7 @@ class _Sliced(torch.autograd.Function):
         d_mask = torch.zeros_like(mask, dtype=precise) if ctx.needs_input_grad[3] else None
         outside = rng.snapshot() if call.dropout else {}
         rng.restore(ctx.randomness)
-        with torch.autocast(q.device.type, enabled=False):
+        with _no_autocast(q.device.type):
             for part, spans in _slices(q.shape, call.rows):
                 keys, values = _batch(k[part]), _batch(v[part])
                 d_keys: list[Tensor] = []
@@ -136,6 +137,11 @@ class _Sliced(torch.autograd.Function):
                 _put(dv[part], *d_values)
         rng.restore(outside)
         return dq, dk, dv, None if d_mask is None else d_mask.to(mask.dtype), None
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    available = torch.amp.is_autocast_available(device_type)  # it is not for meta tensors
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def _batch(part: Tensor) -> Tensor:

@@ -220,7 +220,9 @@ class _Attempt:
         if math.isfinite(float(total.detach())):
             own = [one for one in leaves([total]) if not any(one is value for value in values)]
             self._set_aside(own)
-            (self.scale_loss(total) if self.scale_loss else total).backward()
+            # a loss that computes its tiles again does so in the backward: it must not meet the towers' autocast there
+            with torch.autocast(values[0].device.type, enabled=False):
+                (self.scale_loss(total) if self.scale_loss else total).backward()
             ignored = [tower for tower, value in enumerate(values) if value.grad is None]
             if ignored:
                 raise StepError(

@@ -19,6 +19,7 @@ from honeclip.data.loader import Batch
 from honeclip.data.order import order
 from honeclip.device import detect
 from honeclip.domains import domain as domains
+from honeclip.errors import DataError
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.model.towers import image_tower, text_tower
@@ -67,6 +68,10 @@ def verify(
     rows = pairs.load(
         data, columns=config.data.columns, max_bad_fraction=config.data.max_bad_fraction, domain=domain
     ).split("train")
+    if len(rows) < 2:
+        raise DataError(
+            f"{rows.source}: the train split has {len(rows)} rows, and a step compares pairs: give two or more"
+        )
     size = min(batch, len(rows))
     draws = order(len(rows), size, config.train.seed, size_px=reference.preprocess.size_px, strength=0.0)
     drawn = next(loader.batches(rows, reference.preprocess, islice(draws, 1)))
