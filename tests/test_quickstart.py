@@ -136,7 +136,7 @@ def test_a_small_quickstart_without_a_network_leaves_a_whole_run(tmp_path, no_ne
     config = {"train": {"length": 3, "batch": 16}, "evaluate": {"every": 2}}
     run = work.quickstart(tmp_path / "q", limit=60, config=config, device="cpu", say=said.append)
     assert run.folder == tmp_path / "q"
-    assert len(rows(run.folder / "data")) == 60
+    assert len(rows(run.folder / "molecules")) == 60
     assert (run.folder / "report" / "index.html").stat().st_size > 10_000
     report = json.loads((run.folder / "report" / "report.json").read_text())
     assert report["before"]["pairs"] == report["after"]["pairs"] == run.after["pairs"]

@@ -102,7 +102,7 @@ def quickstart(
     config: Mapping[str, Mapping[str, Any]] | None = None,
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Draws the sample data into OUT/data, fine-tunes `starter` on it, and leaves a whole run folder.
+    """Draws the sample data into OUT/molecules, fine-tunes `starter` on it, and leaves a whole run folder.
 
     Args:
         out: the run folder.
@@ -119,7 +119,7 @@ def quickstart(
         raise RunError(f"{out} is there already; replace it with --overwrite, or name another folder with --out")
     from honeclip.training.run import fit
 
-    data = out / "data"
+    data = out / "molecules"
     say(f"drawing molecules into {data}")
     counts = draw(data, limit)
     say(f"drew {sum(counts.values())} molecules: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
