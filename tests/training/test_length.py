@@ -9,7 +9,7 @@ import pytest
 from honeclip import config as configs
 from honeclip.config import Train
 from honeclip.monitoring import events
-from honeclip.training import planning, run, setup
+from honeclip.training import asked, planning, run, setup
 from honeclip.training.state import Position
 from honeclip.training.validation import Score, judge
 
@@ -160,8 +160,10 @@ def test_a_set_without_val_is_trained_without_looking_and_without_test_is_not_sc
 
 def test_the_start_is_scored_once_and_kept_for_a_resumed_run(quick, tmp_path, monkeypatch):
     quick(train={"length": 2}, out=tmp_path / "run")
-    monkeypatch.setattr(setup, "score", lambda *_, **__: pytest.fail("the start is scored again"))
+    real, scored = asked.score, []
+    monkeypatch.setattr(asked, "score", lambda *given, **named: scored.append(named["split"]) or real(*given, **named))
     result = quick(resume=True, out=tmp_path / "run", sets=["train.length=3"])
+    assert scored.count("test") == 1, "the end is scored, and the start is not scored again"
     assert result.steps == 3
     assert result.before["split"] == "test"
 

@@ -15,6 +15,8 @@ Dropout on features is that of Srivastava et al. 2014; the shares were chosen on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone reads
 from torch import Tensor, nn
@@ -110,9 +112,9 @@ def fold(clip: Clip) -> None:
         clip.model.text.proj = text.linear
 
 
-def is_fresh(names: object) -> bool:
+def is_fresh(names: Iterable[str]) -> bool:
     """Whether a state_dict (or its names) is that of a model with fresh heads."""
-    return any(str(name).endswith("proj.linear.weight") for name in names)  # type: ignore[attr-defined]
+    return any(name.endswith("proj.linear.weight") for name in names)
 
 
 def _statistics(features_NF: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from honeclip.checkpoint import load as checkpoints
 from honeclip.config import Config
-from honeclip.data.pairs import Pairs
 from honeclip.device.device import Device
-from honeclip.domains.domain import Domain
 from honeclip.embedding import features
 from honeclip.evaluation import wording
-from honeclip.evaluation.evaluate import UNALIGNED, score
+from honeclip.evaluation.evaluate import UNALIGNED
 from honeclip.evaluation.report import Report, write
 from honeclip.model import folder as model_folder
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.monitoring import events
+from honeclip.training.asked import Asked
 from honeclip.training.folder import RunFolder
 
 LIMITS = (
     "Scores are those of the test split named above and say nothing about other data. The model keeps the limits and "
     "biases of what it was made of. On medical images its answers are no clinical evidence."
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run is measured on: rows, their labels' domain, names for METRICS."""
-
-    pairs: Pairs
-    domain: Domain
-    labels: tuple[str, ...]
-    data_name: str
-    seed: int
 
 
 def finish(
@@ -56,18 +43,10 @@ def finish(
     clip.source = str(folder.path)
     after = None
     if len(asked.pairs):
-        after = score(
-            clip,
-            asked.pairs,
-            asked.domain,
-            labels=asked.labels,
-            data_name=asked.data_name,
-            split="test",
-            seed=asked.seed,
-            # the image body is as it was when the start was scored; folding a head moves a LayerNorm of the text body
-            features=features.caches(clip, image="image" in frozen, text=False),
-            repeat=shlex.join(["honeclip", "evaluate", str(folder.path), "--data", config.data.path]),
-        )
+        # the image body is as it was when the start was scored; folding a head moves a LayerNorm of the text body
+        known = features.caches(clip, image="image" in frozen, text=False)
+        repeat = shlex.join(["honeclip", "evaluate", str(folder.path), "--data", config.data.path])
+        after = asked.report(clip, known, repeat)
     model_folder.save(clip, folder.model, card(clip, config, before, after, best.name))
     if after is not None:
         write(
@@ -171,8 +150,6 @@ def _scores(before: Report | None, after: Report | None) -> list[str]:
     for name, path in figures:
         cells = [_cell(wording.at(one.metrics if one else None, path)) for one in (before, after)]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    if before is not None and after.metrics and before.metrics.get("pairs") != after.metrics.get("pairs"):
-        lines.append("")
     return lines
 
 

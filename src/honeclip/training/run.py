@@ -15,12 +15,14 @@ from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import LATEST, RunState, named, save
 from honeclip.device import resident
 from honeclip.device.memory import PeakMeter
+from honeclip.embedding.features import Features as Caches
 from honeclip.errors import Interrupted, NonFiniteError
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
 from honeclip.training import planning, setup, stages
+from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
@@ -151,12 +153,25 @@ def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, 
     with closing(EventLog(folder.events_file)) as log:
         log.truncate(state.events_offset if state else 0)
         position = restore(state, learner, total) if state else Position(0, total)
-        session = _Session(folder, prepared, known, table, log, stop, say, progress, imports_bytes, seconds)
+        session = _Session(
+            folder,
+            prepared,
+            known,
+            caches,
+            prepared.asked("val"),
+            table,
+            log,
+            stop,
+            say,
+            progress,
+            imports_bytes,
+            seconds,
+        )
         if state is None:
-            position = session.first_score(learner, position, caches)
+            position = session.first_score(learner, position)
         else:
             say(f"going on after step {position.step} of {total}")
-        position = session.train(learner, position, state, caches)
+        position = session.train(learner, position, state)
     # 5. the model that is handed over, and what it won
     asked = prepared.asked("test")
     after = finish(folder, config, asked, before, prepared.device, say, prepared.begins_unaligned, frozen)
@@ -197,6 +212,8 @@ class _Session:
     folder: RunFolder
     prepared: Prepared
     known: Features
+    caches: Caches
+    val: Asked
     table: tuple[Stage, ...]
     log: EventLog
     stop: Stop
@@ -209,17 +226,16 @@ class _Session:
         """A duration of the config in steps."""
         return to_steps(parse(duration), self.prepared.steps_per_epoch, total, self.seconds)
 
-    def first_score(self, learner: Learner, position: Position, caches: Any) -> Position:
+    def first_score(self, learner: Learner, position: Position) -> Position:
         """The score on val before the first step, where the run looks at val at all."""
-        asked = self.prepared.asked("val")
         every = self.every(self.prepared.config.evaluate.every, position.total_steps)
-        if not len(asked.pairs) or not 0 < every <= position.total_steps:
+        if not len(self.val.pairs) or not 0 < every <= position.total_steps:
             return position
-        found = measure(learner.clip, asked, caches)
+        found = measure(learner.clip, self.val, self.caches)
         self.log.append("evaluation", step=0, split="val", score=found.value, words=found.words, metrics=found.metrics)
         return replace(position, start_score=found.value)
 
-    def train(self, learner: Learner, position: Position, state: RunState | None, caches: Any) -> Position:
+    def train(self, learner: Learner, position: Position, state: RunState | None) -> Position:
         """Every step that is left, stage by stage."""
         for stage in self.table:
             if position.step >= stage.stop or self._gives_up(position):
@@ -228,21 +244,20 @@ class _Session:
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             folders.begun(self.folder)
             self.say(f"steps {position.step + 1} to {stage.stop}: {learner.plan.reason}")
-            position, go_on = self._stage(learner, position, stage, caches)
+            position, go_on = self._stage(learner, position, stage)
             if not go_on:
                 break
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
 
-    def _stage(self, learner: Learner, position: Position, stage: Stage, caches: Any) -> tuple[Position, bool]:
+    def _stage(self, learner: Learner, position: Position, stage: Stage) -> tuple[Position, bool]:
         """The steps of one stage; False at the end where the run is to end early."""
         config = self.prepared.config
         evaluate_every = self.every(config.evaluate.every, position.total_steps)
         save_every = self.every(config.checkpoint.every, position.total_steps)
         save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
-        asked = self.prepared.asked("val")
-        looks = len(asked.pairs) > 0 and 0 < evaluate_every <= position.total_steps
+        looks = len(self.val.pairs) > 0 and 0 < evaluate_every <= position.total_steps
         batches = setup.batches(self.prepared, learner, stage, position.step)
         saved = time.monotonic()
         self.stop.waits = True
@@ -254,7 +269,7 @@ class _Session:
                 last = step.number == position.total_steps
                 best = False
                 if looks and (step.number % evaluate_every == 0 or last):
-                    position, best = self._evaluated(learner, position, asked, caches)
+                    position, best = self._evaluated(learner, position)
                 end = last or self._gives_up(position)
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or end or self.stop.wanted:
@@ -308,9 +323,9 @@ class _Session:
         )
         return position
 
-    def _evaluated(self, learner: Learner, position: Position, asked: Any, caches: Any) -> tuple[Position, bool]:
+    def _evaluated(self, learner: Learner, position: Position) -> tuple[Position, bool]:
         try:
-            found = measure(learner.clip, asked, caches)
+            found = measure(learner.clip, self.val, self.caches)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "

@@ -22,7 +22,7 @@ from honeclip.domains.domain import Domain
 from honeclip.embedding import features
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import DataError
-from honeclip.evaluation.evaluate import all_labels, data_name, score
+from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
 from honeclip.model import heads, resize
 from honeclip.model.clip import Clip
@@ -31,8 +31,8 @@ from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse
 from honeclip.training import folder as folders
 from honeclip.training import objective, optimizer, planning, stages
+from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
-from honeclip.training.finish import Asked
 from honeclip.training.folder import RunFolder
 from honeclip.training.loop import Learner, exact_step, gradient_scaler
 from honeclip.training.planning import Plan
@@ -75,7 +75,7 @@ class Prepared:
     def asked(self, split: str) -> Asked:
         """What the model is measured on, for val and test."""
         name = data_name(self.config.data.path)
-        return Asked(self.everything.split(split), self.domain, self.labels, name, self.config.train.seed)
+        return Asked(self.everything.split(split), split, self.domain, self.labels, name, self.config.train.seed)
 
     @property
     def begins_unaligned(self) -> bool:
@@ -156,17 +156,8 @@ def score_before(found: Prepared, folder: RunFolder, progress: Progress) -> Repo
     asked = found.asked("test")
     if not len(asked.pairs):
         return None
-    report = score(
-        found.clip,
-        asked.pairs,
-        asked.domain,
-        labels=asked.labels,
-        data_name=asked.data_name,
-        split="test",
-        seed=asked.seed,
-        features=caches(found, stages.frozen_towers(found.clip, found.config.model.freeze)),
-        progress=progress.counter("scoring the start"),
-    )
+    known = caches(found, stages.frozen_towers(found.clip, found.config.model.freeze))
+    report = asked.report(found.clip, known, progress=progress.counter("scoring the start"))
     folders.write_json(folder.before_file, report.to_json())
     return report
 
@@ -231,11 +222,9 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Features, plan
         known: features of the train split of every body that is ever frozen.
         plan: the stored one of a resumed run; None makes one from counted bytes.
     """
-    ever = frozenset(name for name, _ in optimizer.named_learning(learner.clip)) | {
-        name
-        for name, parameter in learner.clip.model.named_parameters()
-        if any(parameter is one for group in learner.optimizer.param_groups for one in group["params"])
-    }
+    # the optimizer holds everything that ever learns
+    held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
+    ever = frozenset(name for name, one in learner.clip.model.named_parameters() if id(one) in held)
     stages.enter(learner.clip, stage, ever)
     learner = replace(
         learner,

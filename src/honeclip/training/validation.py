@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from honeclip.embedding.features import Features
 from honeclip.evaluation.answers import Metrics, selection_score
-from honeclip.evaluation.evaluate import score
 from honeclip.model.clip import Clip
-from honeclip.training.finish import Asked
+from honeclip.training.asked import Asked
 from honeclip.training.state import Position
 
 
@@ -23,16 +22,7 @@ class Score:
 
 def measure(clip: Clip, asked: Asked, features: Features) -> Score:
     """The model's score on the val split, as it is now."""
-    report = score(
-        clip,
-        asked.pairs,
-        asked.domain,
-        labels=asked.labels,
-        data_name=asked.data_name,
-        split="val",
-        seed=asked.seed,
-        features=features,
-    )
+    report = asked.report(clip, features)
     value, words = selection_score(report.metrics, asked.domain.selection)
     return Score(value, words, report.metrics)
 
