@@ -71,7 +71,7 @@ def test_of_a_clip_everything_moves_but_the_bodies_that_are_frozen(freeze, still
     ],
 )
 def test_of_a_model_with_fresh_heads_bodies_move_only_in_the_second_stage(freeze, first, second, quick, two_towers):
-    """LP-FT: 60 % of the run for the heads alone."""
+    """LP-FT: 80 % of the run for the heads alone."""
     run = quick(
         model=two_towers,
         sets=[f"model.freeze={freeze}", "checkpoint.keep_last=10"],
@@ -81,14 +81,14 @@ def test_of_a_model_with_fresh_heads_bodies_move_only_in_the_second_stage(freeze
     )
     before = load(str(two_towers), "cpu").model.state_dict()
     bodies = {"image body", "text body"}
-    assert moved(before, weights(run, 6)) & bodies == first
+    assert moved(before, weights(run, 8)) & bodies == first
     assert moved(before, weights(run, 10)) & bodies == second
     heads = {"image head", "text head"}
-    assert moved(weights(run, 1), weights(run, 6)) >= heads
-    assert moved(weights(run, 6), weights(run, 10)) >= heads
+    assert moved(weights(run, 1), weights(run, 8)) >= heads
+    assert moved(weights(run, 8), weights(run, 10)) >= heads
     starts = [text for text in quick.said if text.startswith("steps ")]
     assert [text.split(":")[0] for text in starts] == (
-        ["steps 1 to 6", "steps 7 to 10"] if second else ["steps 1 to 10"]
+        ["steps 1 to 8", "steps 9 to 10"] if second else ["steps 1 to 10"]
     )
 
 
@@ -101,9 +101,9 @@ def test_batch_statistics_never_move(quick, two_towers):
 
 
 def test_rates_begin_anew_in_the_second_stage_and_heads_have_settled(quick, two_towers):
-    run = quick(model=two_towers, sets=["model.freeze=none"], train={"length": 20, "warmup": "10%"})
+    run = quick(model=two_towers, sets=["model.freeze=none"], train={"length": 40, "warmup": "10%"})
     rates = [one["lr"] for one in events.read(run.folder / "events.jsonl") if one["event"] == "step"]
-    heads, everything = rates[:12], rates[12:]
+    heads, everything = rates[:32], rates[32:]
     assert max(heads) == pytest.approx(1e-3)
     assert max(everything) == pytest.approx(1e-4), "a tenth of what they had alone"
     assert heads[-1] < 0.1 * max(heads)
@@ -115,11 +115,11 @@ def test_the_table_has_two_rows_only_where_fresh_heads_come_before_towers(two_to
     fresh, plain = load(str(two_towers), "cpu"), load(str(vit), "cpu")
     towers = frozenset({"image", "text"})
     assert stages.table(fresh, "auto", 100) == (Stage(0, 100, towers),)
-    assert stages.table(fresh, "none", 100) == (Stage(0, 60, towers), Stage(60, 100, frozenset(), 0.1))
+    assert stages.table(fresh, "none", 100) == (Stage(0, 80, towers), Stage(80, 100, frozenset(), 0.1))
     assert stages.table(fresh, "none", 1) == (Stage(0, 1, frozenset()),), "one step cannot be divided"
     assert stages.table(plain, "none", 100) == (Stage(0, 100, frozenset()),)
     assert stages.table(plain, "image", 100) == (Stage(0, 100, frozenset({"image"})),)
-    assert stages.table(fresh, "none", 200, entered=60)[1] == Stage(60, 200, frozenset(), 0.1)
+    assert stages.table(fresh, "none", 200, entered=80)[1] == Stage(80, 200, frozenset(), 0.1)
     assert stages.ever_frozen(fresh, "none") == towers
     assert stages.ever_frozen(plain, "auto") == frozenset()
 
@@ -128,13 +128,13 @@ def test_the_factor_covers_each_stage_with_its_share_of_the_warm_up(two_towers):
     clip = load(str(two_towers), "cpu")
     table = stages.table(clip, "none", 100)
     factor = stages.rate(table, Train(warmup=10), 100, 3.0, None)
-    assert [round(factor(step), 4) for step in (0, 5, 60, 63)] == [round(1 / 6, 4), 1.0, 0.25, 1.0]
-    assert factor(59) < 0.01
+    assert [round(factor(step), 4) for step in (0, 7, 80, 81)] == [1 / 8, 1.0, 0.5, 1.0]
+    assert factor(79) < 0.01
     assert factor(99) < 0.01
     flat = stages.rate(table, Train(warmup=0, schedule="constant"), 100, 3.0, None)
     assert {flat(step) for step in range(100)} == {1.0}
-    assert stages.at(table, 59) == table[0]
-    assert stages.at(table, 60) == stages.at(table, 1000) == table[1]
+    assert stages.at(table, 79) == table[0]
+    assert stages.at(table, 80) == stages.at(table, 1000) == table[1]
 
 
 @pytest.mark.parametrize("model", ["vit", "two_towers"])

@@ -88,6 +88,17 @@ def save(folder: Path, state: RunState, keep_last: int, best: bool = False) -> P
     return final
 
 
+def tidy(folder: Path, step: int, keep_last: int) -> None:
+    """Deletes what a killed process could not any more: half-written files, and checkpoints up to `step` that are too many.
+
+    Raises:
+        RunError: another process is writing this run.
+    """
+    with locked(folder.parent):
+        _clean(folder)
+        _prune(folder, step, keep_last)
+
+
 def mark_best(folder: Path, name: str) -> None:
     """Makes a checkpoint of `folder` the BEST one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
-from honeclip.checkpoint.save import LATEST, RunState, named, save
+from honeclip.checkpoint.save import LATEST, RunState, named, save, tidy
 from honeclip.device import resident
 from honeclip.device.memory import PeakMeter
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import Interrupted, NonFiniteError
+from honeclip.model import heads
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
@@ -170,6 +172,7 @@ def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, 
         if state is None:
             position = session.first_score(learner, position)
         else:
+            tidy(folder.checkpoints, position.step, config.checkpoint.keep_last)
             say(f"going on after step {position.step} of {total}")
         position = session.train(learner, position, state)
     # 5. the model that is handed over, and what it won
@@ -201,8 +204,12 @@ def _length(prepared: Prepared, learner: Learner, known: Features, state: RunSta
         seconds = setup.seconds_per_step(prepared, timed, last)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
-    heads_only = frozen == stages.TOWERS
-    return planning.total_steps(config.train, len(prepared.train), prepared.batch, seconds, heads_only), seconds
+    alone = frozen == stages.TOWERS or heads.takes_fresh_heads(prepared.clip)
+    total = planning.total_steps(config.train, len(prepared.train), prepared.batch, seconds, alone)
+    if alone and frozen != stages.TOWERS and config.train.length == "auto":
+        # the heads have all the steps that they would have alone, and the towers' come on top
+        total = math.ceil(total / stages.HEADS_FIRST)
+    return total, seconds
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from honeclip.model.towers import image_tower, text_tower
 
 TOWERS = frozenset({"image", "text"})
 
-HEADS_FIRST = 0.6
+HEADS_FIRST = 0.8
 """Share of a run in which fresh heads learn alone, before the towers learn too."""
 
 SETTLED_HEADS = 0.1
