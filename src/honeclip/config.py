@@ -41,12 +41,29 @@ def _strictly_number(value: Any) -> Any:
     return value
 
 
+def _batches(value: Any) -> Any:
+    """A size, or the shares of the run from which on each size holds: [[0.0, 128], [0.5, 1024]]."""
+    if not isinstance(value, list | tuple):
+        return _strictly_number(value)
+    rows = [tuple(one) if isinstance(one, list | tuple) else (one,) for one in value]
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for row in rows for one in row)
+    if not rows or not numbers or any(len(row) != 2 for row in rows):
+        raise ValueError("a growing batch is a list of [share of the run, pairs], such as [[0.0, 128], [0.5, 1024]]")
+    shares = [share for share, _ in rows]
+    if shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1:
+        raise ValueError(f"the shares {shares} must begin at 0.0, rise, and stay below 1")
+    if any(size != int(size) or size < 1 for _, size in rows):
+        raise ValueError(f"{[size for _, size in rows]}: each batch is a whole number of pairs, at least 1")
+    return [(float(share), int(size)) for share, size in rows]
+
+
 Steps = Annotated[str | int, AfterValidator(_duration)]
 Length = Annotated[str | int, AfterValidator(_length)]
 Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
 NotNegative = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, allow_inf_nan=False)]
 AboveZero = Annotated[float, BeforeValidator(_strictly_number), Field(gt=0, allow_inf_nan=False)]
 Positive = Annotated[int, BeforeValidator(_strictly_number), Field(ge=1)]
+Batches = Annotated[tuple[tuple[float, int], ...] | Annotated[int, Field(ge=1)], BeforeValidator(_batches)]
 Count = Annotated[int, BeforeValidator(_strictly_number), Field(ge=0)]
 
 
@@ -82,7 +99,11 @@ class Train(Section):
     length: Length = Field(
         "auto", description="steps, epochs, or minutes (auto: enough for the data, at least 60 steps)"
     )
-    batch: Positive = Field(256, description="effective batch in pairs; lowered to the rows where there are fewer")
+    batch: Batches = Field(
+        256,
+        description="effective batch in pairs; lowered to the rows where there are fewer; "
+        "[[0.0, 128], [0.5, 1024]] grows it at shares of the run",
+    )
     patience: Count = Field(0, description="evaluations without a better score before the run ends (0: never)")
     lr: Literal["auto"] | AboveZero = Field(
         "auto", description="peak learning rate (auto: heads 1e-3, whole towers 1e-5)"
@@ -114,6 +135,8 @@ class Memory(Section):
     )
     micro_batch: Literal["auto"] | Positive = Field("auto", description="pairs through a tower at once")
     keep: Literal["auto"] | Count = Field("auto", description="micro-batches whose graphs stay from the first pass")
+    attention_slice: Literal["auto"] | Count = Field("auto", description="queries of attention at once (0: no slices)")
+    recompute: Literal["auto"] | bool = Field("auto", description="blocks keep their inputs and compute the rest again")
 
 
 class Resolution(Section):

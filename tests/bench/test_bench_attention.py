@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from honeclip.bench import attention as bench
-from honeclip.bench.allocated import allocated
+from honeclip.device.allocated import allocated
 from honeclip.device.detect import choose
 from honeclip.errors import BadInput, ModelError
 from honeclip.model.slices import attention

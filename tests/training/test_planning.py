@@ -13,12 +13,15 @@ import torch
 from honeclip.config import Memory
 from honeclip.data import loader, pairs
 from honeclip.data.order import order
+from honeclip.device.detect import choose
 from honeclip.errors import BadInput
 from honeclip.model.load import load
+from honeclip.stepping.plan import Plan
 from honeclip.training.feeds import ImageFeed, TextFeed
-from honeclip.training.planning import PROBE_ROWS, Plan, make_plan
+from honeclip.training.planning import LIBRARIES_BYTES, Subject, make_plan
 
-MANY = 10**9
+MANY = 10**12
+BATCH, ROWS = 20, 4
 
 
 @pytest.fixture(scope="module")
@@ -31,61 +34,118 @@ def clip(vit):
 @pytest.fixture(scope="module")
 def batch(data, clip):
     rows = pairs.load(data).split("train")
-    return next(loader.batches(rows, clip.preprocess, islice(order(len(rows), 20, 0, size_px=32), 1)))
-
-
-@pytest.fixture(scope="module")
-def per_sample(clip, batch) -> int:
-    """Bytes that the graphs of one sample keep, counted once more: every tensor that autograd saves."""
-    kept: dict[int, int] = {}
-
-    def note(tensor):
-        if not (tensor.is_leaf and tensor.requires_grad):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor.detach()
-
-    outputs = []
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        for feed in feeds(clip):
-            outputs.append(feed(feed.inputs(batch)[:PROBE_ROWS]))
-    return -(-sum(kept.values()) // PROBE_ROWS)
+    return next(loader.batches(rows, clip.preprocess, islice(order(len(rows), ROWS, 0, size_px=32), 1)))
 
 
 def feeds(clip):
     return ImageFeed(clip, None, torch.float32), TextFeed(clip, None, torch.float32)
 
 
+def subject(clip, batch, **other) -> Subject:
+    towers = other.pop("feeds", feeds(clip))
+    given = {
+        "clip": clip,
+        "feeds": towers,
+        "inputs": [feed.inputs(batch) for feed in towers],
+        "batch": other.pop("size", BATCH),
+        "input_bytes": 0,
+        "around": nullcontext,
+        "device": choose("cpu"),
+        "learning_bytes": 0,
+    }
+    return Subject(**{**given, **other})
+
+
+@pytest.fixture(scope="module")
+def per_sample(clip, batch) -> int:
+    """Bytes that the graphs of one sample keep, counted once more: every tensor that autograd saves."""
+    kept: dict[int, int] = {}
+    weights = {one.untyped_storage().data_ptr() for one in clip.model.parameters()}
+
+    def note(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor.detach()
+
+    outputs = []
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        for feed in feeds(clip):
+            outputs.append(feed(feed.inputs(batch)))
+    return -(-sum(kept.values()) // ROWS)
+
+
+@pytest.fixture(scope="module")
+def held(clip) -> int:
+    """Bytes of a plan that are there throughout."""
+    weights = sum(one.nbytes for one in (*clip.model.parameters(), *clip.model.buffers()))
+    return weights + LIBRARIES_BYTES
+
+
 def plan(clip, batch, budget_bytes, **memory) -> Plan:
-    return make_plan(feeds(clip), batch, Memory(**memory), budget_bytes, 1000, nullcontext)
+    return make_plan(subject(clip, batch), Memory(**memory), budget_bytes)
 
 
 def test_with_room_for_everything_it_is_a_plain_step(clip, batch):
     found = plan(clip, batch, MANY)
-    assert (found.micro_batch, found.keep) == (20, (1, 1))
+    assert (found.micro_batch, found.keep) == ((20, 20), (1, 1))
+    assert (found.recompute, found.attention_slice, found.predicted_overhead) == (False, 0, 0.0)
     assert "1 micro-batches of 20, 1 of them with their graphs kept" in found.reason
 
 
-def test_less_room_means_smaller_pieces_and_fewer_graphs_and_never_more_than_the_room(clip, batch, per_sample):
-    found = [plan(clip, batch, 1000 + share * per_sample) for share in (40, 20, 10, 5, 2, 1)]
-    assert [one.micro_batch for one in found] == [20, 8, 4, 2, 1, 1]
-    assert [one.keep[0] for one in found] == [1, 1, 1, 1, 1, 0]
-    for one, share in zip(found, (40, 20, 10, 5, 2, 1), strict=True):
-        # one graph is being built while the kept ones are there
-        assert one.graph_bytes == pytest.approx(one.micro_batch * per_sample, rel=0.01)
-        assert (one.keep[0] + (one.keep[0] < -(-20 // one.micro_batch))) * one.graph_bytes <= 1.01 * share * per_sample
+def test_what_a_graph_keeps_is_what_autograd_saves(clip, batch, per_sample):
+    found = plan(clip, batch, MANY, micro_batch=1)
+    assert found.graph_bytes == pytest.approx(per_sample, rel=0.05)
 
 
-def test_a_budget_that_holds_not_even_one_sample_says_what_would(clip, batch, per_sample):
-    with pytest.raises(BadInput, match=r"is too little.*give at least .*or freeze towers \(model\.freeze=towers\)"):
-        plan(clip, batch, 1000 + per_sample // 2)
+def test_less_room_means_fewer_graphs_then_smaller_pieces_and_never_more_than_the_room(clip, batch, held):
+    least = plan(clip, batch, MANY, micro_batch=1, keep=0).predicted_peak_bytes
+    most = plan(clip, batch, MANY).predicted_peak_bytes
+    found = [
+        plan(clip, batch, int(least + share * (most - least)), recompute=False) for share in (1, 0.7, 0.4, 0.2, 0.1, 0)
+    ]
+    for one, share in zip(found, (1, 0.7, 0.4, 0.2, 0.1, 0), strict=True):
+        assert one.predicted_peak_bytes <= least + share * (most - least)
+    overheads = [one.predicted_overhead for one in found]
+    assert overheads == sorted(overheads)
+    assert overheads[-1] > 0.3, "nothing kept and one sample at a time"
+    assert found[-1].micro_batch[0] == 1
 
 
-def test_what_is_asked_for_is_taken(clip, batch, per_sample):
-    assert plan(clip, batch, MANY, micro_batch=6).micro_batch == 6
+def test_each_kept_graph_costs_its_bytes_and_buys_the_same_time(clip, batch):
+    found = [plan(clip, batch, MANY, micro_batch=2, keep=keep) for keep in range(11)]
+    assert [one.keep for one in found] == [(keep, keep) for keep in range(11)]
+    peaks = [one.predicted_peak_bytes for one in found]
+    # the last ones come to the peak; the first fit beside the gradients
+    assert peaks == sorted(peaks)
+    assert peaks[10] - peaks[9] == pytest.approx(found[0].graph_bytes, rel=0.05)
+    steps = [a.predicted_overhead - b.predicted_overhead for a, b in zip(found, found[1:], strict=False)]
+    assert steps == pytest.approx([steps[0]] * 10)
+
+
+def test_recomputation_keeps_less(clip, batch):
+    assert plan(clip, batch, MANY, recompute=True).recompute
+    assert not plan(clip, batch, MANY).recompute
+    assert plan(clip, batch, MANY, recompute=True).graph_bytes < 0.7 * plan(clip, batch, MANY).graph_bytes
+
+
+def test_a_budget_that_holds_not_even_one_sample_says_what_would(clip, batch):
+    with pytest.raises(BadInput) as caught:
+        plan(clip, batch, LIBRARIES_BYTES)
+    words = str(caught.value)
+    assert "the smallest plan (micro-batch 1, no graphs kept, blocks recomputed) needs" in words
+    assert "model.lora_rank=8 or model.freeze=towers" in words
+    enough = float(words.split(" needs ")[1].split(" GB")[0])
+    assert plan(clip, batch, int(enough * 1e9)).micro_batch == (1, 1) or enough < 0.2
+
+
+def test_what_is_asked_for_is_taken(clip, batch):
+    assert plan(clip, batch, MANY, micro_batch=6).micro_batch == (6, 6)
     assert plan(clip, batch, MANY, micro_batch=6).keep == (4, 4)
     assert plan(clip, batch, MANY, micro_batch=6, keep=1).keep == (1, 1)
     assert plan(clip, batch, MANY, micro_batch=500, keep=500).keep == (1, 1)
-    assert plan(clip, batch, 1000 + per_sample, micro_batch=6).micro_batch == 6
+    assert plan(clip, batch, MANY, attention_slice=8).attention_slice == 8
+    least = plan(clip, batch, MANY, micro_batch=1, keep=0).predicted_peak_bytes
+    assert plan(clip, batch, least, micro_batch=6).micro_batch == (6, 6)
 
 
 def test_planning_moves_no_generator_and_no_gradient_and_leaves_no_tensor(clip, batch):
@@ -99,7 +159,7 @@ def test_planning_moves_no_generator_and_no_gradient_and_leaves_no_tensor(clip, 
 
     def planned() -> None:
         image, _ = feeds(clip)
-        make_plan((image, Dropping(clip, None, torch.float32)), batch, Memory(), MANY, 1000, nullcontext)
+        make_plan(subject(clip, batch, feeds=(image, Dropping(clip, None, torch.float32))), Memory(), MANY)
 
     planned()
     state, before = torch.get_rng_state(), living()
@@ -116,9 +176,9 @@ def test_a_few_rows_are_counted_and_a_batch_of_two_is_enough(clip, batch):
         images=batch.images[:2],
         tokens=batch.tokens[:2],
     )
-    assert plan(clip, two, MANY).micro_batch == 2
+    assert make_plan(subject(clip, two, size=2), Memory(), MANY).micro_batch == (2, 2)
 
 
 def test_a_plan_becomes_json_and_back():
-    one = Plan(8, (3, 2), 1234, "because")
+    one = Plan((8, 16), (3, 2), True, 64, 1234, 5678, 9012, 0.25, "because")
     assert Plan.from_json(one.to_json()) == one

@@ -175,7 +175,7 @@ BAD = {
     "no such precision": ({"train": {"precision": "fp7"}}, ConfigError, "fp64"),
     "size that no patch divides": ({"resolution": {"stages": 33}}, BadInput, "patch of 16 px"),
     "columns that are not there": ({"data": {"columns": {"image": "photo"}}}, DataError, "photo"),
-    "too little memory": ({"memory": {"budget_gb": 1e-4}}, BadInput, r"is too little.*give at least 0\.0"),
+    "too little memory": ({"memory": {"budget_gb": 1e-4}}, BadInput, r"is too little: the smallest plan .* needs 0\."),
     "section that is no table": ({"data": 3}, ConfigError, "train"),
 }
 

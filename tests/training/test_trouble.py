@@ -133,9 +133,12 @@ def test_out_of_memory_in_the_middle_of_a_run_changes_the_pieces_and_not_the_res
 
     monkeypatch.setattr(feeds.ImageFeed, "__call__", scarce)
     run = quick(out=tmp_path / "run", **settings)
-    assert calls == [8, 4, 8, 4]
+    assert calls == [8, 4], "the next step does not run into it again"
     seen = steps(run.folder)
-    assert [(one["micro_batch"], one["retries"]) for one in seen] == [(8, 0), (8, 0), (2, 2), (2, 2), (8, 0), (8, 0)]
+    assert [(one["micro_batch"], one["retries"]) for one in seen] == [(8, 0), (8, 0), (2, 2), (2, 0), (2, 0), (2, 0)]
+    (change,) = [one for one in events.read(run.folder / "events.jsonl") if one["event"] == "memory"]
+    assert (change["step"], change["micro_batch"], change["kept"]) == (3, 2, 0)
+    assert "out of memory in a step" in change["reason"]
     close = 1e-12 if precision == "fp64" else 1e-5
     assert [one["loss"] for one in seen] == pytest.approx([one["loss"] for one in steps(whole.folder)], rel=close)
     ours, theirs = (

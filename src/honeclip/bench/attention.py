@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from honeclip.bench.allocated import allocated
 from honeclip.device import detect
+from honeclip.device.allocated import allocated
 from honeclip.device.device import Device
 from honeclip.device.memory import PeakMeter, baseline_bytes, budget
 from honeclip.errors import BadInput

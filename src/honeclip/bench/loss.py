@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone reads
 from torch import Tensor
 
-from honeclip.bench.allocated import allocated
 from honeclip.device import detect
+from honeclip.device.allocated import allocated
 from honeclip.device.device import Device
 from honeclip.errors import BadInput
 from honeclip.losses.infonce import infonce

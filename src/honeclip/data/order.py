@@ -8,7 +8,7 @@ would repeat at once are moved behind the batch. Workers that know a Draw need n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,15 @@ class Draw:
 
 
 def order(
-    rows: int, batch: int, seed: int, start_step: int = 0, *, size_px: int = 224, strength: float = 1.0
+    rows: int,
+    batch: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    size_px: int = 224,
+    strength: float = 1.0,
+    stretch: int = 0,
+    since: int = 0,
 ) -> Iterator[Draw]:
     """The draws from `start_step` on, without end.
 
@@ -47,6 +55,8 @@ def order(
         start_step: the first step wanted; the draws are those that a start at 0 gives from there on.
         size_px: side of the images, handed on.
         strength: of augmentation, handed on.
+        stretch: number of the stretch of steps with this batch, where the batch grows; each has permutations of its own.
+        since: the first step of that stretch, at most `start_step`.
 
     Raises:
         DataError: there are no rows, or fewer than a batch.
@@ -55,10 +65,22 @@ def order(
         raise DataError("there are no rows to train on: the train split is empty")
     if not 1 <= batch <= rows:
         raise DataError(f"a batch of {batch} cannot be drawn from {rows} rows; train.batch is between 1 and {rows}")
-    return _draws(rows, batch, seed, start_step, size_px, strength)
+    draws = _draws(rows, batch, (seed, stretch) if stretch else (seed,), start_step - since)
+    return (Draw(since + step, indices, size_px, strength, seed) for step, indices in draws)
 
 
-def _draws(rows: int, batch: int, seed: int, start_step: int, size_px: int, strength: float) -> Iterator[Draw]:
+def by_length(draws: Iterator[Draw], lengths: NDArray[np.int64]) -> Iterator[Draw]:
+    """The same draws with the rows of each in the order of their captions' lengths, so that texts of one micro-batch are
+    of a length. The contrastive loss does not mind the order, and it does not depend on how a step is cut.
+
+    Args:
+        draws: from `order`.
+        lengths: (rows,) tokens of each caption.
+    """
+    return (replace(one, indices=one.indices[np.argsort(lengths[one.indices], kind="stable")]) for one in draws)
+
+
+def _draws(rows: int, batch: int, seed: tuple[int, ...], start_step: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
     epoch, place = divmod(start_step * batch, rows)
     epochs = _epochs(rows, batch, seed, epoch)
     current = next(epochs)
@@ -70,11 +92,11 @@ def _draws(rows: int, batch: int, seed: int, start_step: int, size_px: int, stre
             current = next(epochs)
             place -= rows
             indices = np.concatenate([indices, current[:place]])
-        yield Draw(step, indices, size_px, strength, seed)
+        yield step, indices
         step += 1
 
 
-def _epochs(rows: int, batch: int, seed: int, first: int) -> Iterator[NDArray[np.int64]]:
+def _epochs(rows: int, batch: int, seed: tuple[int, ...], first: int) -> Iterator[NDArray[np.int64]]:
     """The permutations of epochs `first`, `first` + 1, ...
 
     What an epoch moves lies within its first `batch` rows, so with two batches in an epoch its last rows are as drawn,
@@ -94,9 +116,9 @@ def _epochs(rows: int, batch: int, seed: int, first: int) -> Iterator[NDArray[np
         previous = current
 
 
-def _permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def _permutation(rows: int, seed: tuple[int, ...], epoch: int) -> NDArray[np.int64]:
     """A permutation from raw Philox words: numpy promises those for ever, `Generator.permutation` it may change."""
-    words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(rows)
+    words = np.random.Philox(np.random.SeedSequence([*seed, epoch])).random_raw(rows)
     return np.argsort(words, kind="stable").astype(np.int64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
@@ -21,19 +22,24 @@ def allocated(work: Callable[[], Any], device: Device) -> tuple[int, int]:
         work: what it leaves behind must be kept by the caller to be counted as there.
         device: where it allocates.
     """
+    levels = timeline(work, device)
+    return max(levels), levels[-1]
+
+
+def timeline(work: Callable[[], Any], device: Device) -> list[int]:
+    """Bytes above those before `work`, after each allocation and release in order; the first entry is 0.
+
+    A device that counts its own peak has no events: there the list is [0, peak, bytes after it].
+    """
     if device.peak_bytes() is not None:
         held = device.memory()["held"]
         device.peak_bytes(reset=True)
         work()
         device.synchronise()
-        return (device.peak_bytes() or 0) - held, device.memory()["held"] - held
+        return [0, (device.peak_bytes() or 0) - held, device.memory()["held"] - held]
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes its start and stop to standard error
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     assert profiler.profiler is not None
     events = [one for one in profiler.profiler.kineto_results.events() if one.name() == "[memory]"]
-    now = peak = 0
-    for one in sorted(events, key=lambda event: event.start_ns()):
-        now += one.nbytes()
-        peak = max(peak, now)
-    return peak, now
+    return [0, *accumulate(one.nbytes() for one in sorted(events, key=lambda event: event.start_ns()))]

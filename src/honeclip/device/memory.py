@@ -7,6 +7,7 @@ same command makes the same plan tomorrow. What is free right now serves only ch
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -91,9 +92,28 @@ def readings(device_type: str, api: Any = None) -> dict[str, int]:
     return READINGS[device_type](api)
 
 
+def swapped_bytes() -> int:
+    """Bytes that the machine has written to its swap since it started; 0 where it does not tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a container may hide the counters, and psutil warns about it
+        return int(psutil.swap_memory().sout)
+
+
+def _address_space_bytes() -> int | None:
+    """What a limit on this process's address space (`ulimit -v`) leaves; None where there is none."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - int(psutil.Process().memory_info().vms))
+
+
 def _cpu_readings(_: Any) -> dict[str, int]:
     memory = psutil.virtual_memory()
     available = memory.available
+    left = _address_space_bytes()
+    available = available if left is None else min(available, left)
     limit, used = cgroup.limit_bytes(), cgroup.used_bytes()
     if limit is not None and used is not None:
         available = min(available, max(0, limit - used))

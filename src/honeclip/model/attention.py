@@ -39,10 +39,12 @@ INFERENCE_HEAD_DIMS = frozenset({32, 64, 72, 80, 96, 128, 256})
 
 @dataclass
 class Calls:
-    """How many calls of attention were computed in slices, and how many were left to torch; repeated ones count again."""
+    """How many calls of attention were computed in slices, and how many were left to torch; repeated ones count again.
+    `queries` is the largest slice so far, 0 before the first."""
 
     sliced: int = 0
     left: int = 0
+    queries: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ def _routed(
     if plan is not None:
         plan.calls.sliced += queries > 0
         plan.calls.left += queries == 0
+        plan.calls.queries = max(plan.calls.queries, queries)
     if not queries:
         return _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale, queries=queries)

@@ -7,23 +7,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Kept:
-    """Bytes that the graphs built inside `counting()` keep: each storage once, leaves such as parameters left out."""
+    """Bytes that the graphs built inside `counting()` keep: each storage once, parameters and their views left out."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._seen: set[int] = set()
-        self._leaves: set[int] = set()
 
     def add(self, tensor: Tensor) -> Tensor:
         """Counts one saved tensor and passes it on, detached: a node that holds its own output would never be freed
         where no backward comes, as after running out of memory or when only counting was wanted."""
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
-        if not (tensor.is_leaf and tensor.requires_grad) and address not in self._seen:
+        # a layer saves its weight as a transposed view of it
+        root = tensor if tensor._base is None else tensor._base
+        if not (root.is_leaf and root.requires_grad or isinstance(root, nn.Parameter)) and address not in self._seen:
             self._seen.add(address)
             self.bytes += storage.nbytes()
         return tensor.detach()

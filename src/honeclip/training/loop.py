@@ -5,38 +5,52 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from honeclip.config import Config
 from honeclip.data.loader import Batch
+from honeclip.device.memory import swapped_bytes
 from honeclip.device.precision import Precision, autocast_dtype
-from honeclip.errors import NonFiniteError
+from honeclip.errors import MemoryExhausted, NonFiniteError
+from honeclip.model import attention
 from honeclip.model.clip import Clip
+from honeclip.model.recompute import recompute
 from honeclip.model.towers import freeze_batch_norm
+from honeclip.stepping import autopilot
+from honeclip.stepping.autopilot import Autopilot
+from honeclip.stepping.plan import Plan
 from honeclip.stepping.step import StepResult, cached_step
 from honeclip.training import optimizer as optimizers
 from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.objective import clamp_scale, objective
-from honeclip.training.planning import Plan
 
 
 @dataclass(frozen=True)
 class Step:
     """What happened in one step: its 1-based number, the result, the gradient norm before clipping, the rate,
-    and a sentence for each image that could not be read any more."""
+    a sentence for each image that could not be read any more, pairs, the plan for the next step, and why it changed."""
 
     number: int
     result: StepResult
     grad_norm: float
     lr: float
-    lost: tuple[str, ...] = ()
+    lost: tuple[str, ...]
+    pairs: int
+    plan: Plan
+    change: str
 
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything that one step changes or reads; `heads` is a stage's factor on the rate of heads."""
+    """Everything that one step changes or reads.
+
+    `heads` is a stage's factor on the rate of heads. `lengths` are the tokens of each caption of the train split, by which
+    the rows of a batch are ordered; None where the text tower cannot be given fewer tokens than it has.
+    """
 
     clip: Clip
     config: Config
@@ -48,6 +62,7 @@ class Learner:
     plan: Plan
     factor: Callable[[int], float]
     heads: float = 1.0
+    lengths: NDArray[np.int64] | None = None
 
 
 def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], str]) -> Iterator[Step]:
@@ -64,11 +79,15 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
     clip, optimizer, config = learner.clip, learner.optimizer, learner.config.train
     clip.model.train()
     freeze_batch_norm(clip.model)
+    memory = learner.config.memory
+    # a resumed run may stand at a lower plan than it was given: it grows back only to what holds now
+    pilot = Autopilot(learner.plan, learner.plan, memory.keep == "auto", memory.recompute == "auto")
+    recompute(clip, pilot.plan.recompute)
+    swapped = swapped_bytes()
     for batch in batches:
         step = batch.draw.step
-        torch.manual_seed(step_seed(config.seed, step))
         lr = optimizers.set_rate(optimizer, learner.factor(step), learner.heads)
-        result = exact_step(learner, batch)
+        result, pilot, change = _fitting_step(learner, batch, pilot)
         _stop_unless(result.finite, step, f"the loss ({_names(result)})", last_good)
         learning = [one for group in optimizer.param_groups for one in group["params"]]
         learner.scaler.unscale_(optimizer) if learner.scaler.is_enabled() else None
@@ -81,7 +100,36 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
         learner.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         clamp_scale(clip)
-        yield Step(step + 1, result, norm, lr, batch.lost)
+        swapped, before = swapped_bytes(), swapped
+        if not change:
+            available = clip.device.memory()["available"]
+            pilot, change = autopilot.after(pilot, result.retries, available, swapped > before)
+            recompute(clip, pilot.plan.recompute)
+        yield Step(step + 1, result, norm, lr, batch.lost, len(batch.draw.indices), pilot.plan, change)
+
+
+def _fitting_step(learner: Learner, batch: Batch, pilot: Autopilot) -> tuple[StepResult, Autopilot, str]:
+    """One exact step; where not even one sample at a time fits, more is computed again, and the step begins anew.
+
+    Raises:
+        MemoryExhausted: nothing is left to compute again.
+    """
+    change = ""
+    while True:
+        torch.manual_seed(step_seed(learner.config.train.seed, batch.draw.step))
+        try:
+            return exact_step(replace(learner, plan=pilot.plan), batch), pilot, change
+        except MemoryExhausted as error:
+            message = str(error)
+        # outside the except block: its traceback would keep the tensors of the failed step alive
+        lowered = autopilot.escalate(pilot)
+        if lowered is None:
+            raise MemoryExhausted(
+                f"step {batch.draw.step + 1}: {message}, with blocks recomputed and attention in slices. Smaller images "
+                "(resolution.stages), model.lora_rank=8 or model.freeze=towers need less"
+            )
+        pilot, change = lowered
+        recompute(learner.clip, pilot.plan.recompute)
 
 
 def exact_step(learner: Learner, batch: Batch) -> StepResult:
@@ -89,13 +137,14 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
     feeds = (learner.image_feed, learner.text_feed)
     device = learner.clip.device
     scaler = learner.scaler
-    with device.lock, device.autocast(learner.precision.name):
+    plan = learner.plan
+    with device.lock, device.autocast(learner.precision.name), attention.sliced(plan.attention_slice):
         return cached_step(
             feeds,
             [feed.inputs(batch) for feed in feeds],
             objective(learner.clip, batch, learner.config.loss),
-            micro_batch=min(learner.plan.micro_batch, len(batch.draw.indices)),
-            keep=learner.plan.keep,
+            micro_batch=plan.micro_batch,
+            keep=plan.keep,
             scale_loss=scaler.scale if scaler.is_enabled() else None,
         )
 

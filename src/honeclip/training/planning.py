@@ -1,4 +1,4 @@
-"""From counted bytes and a budget to a micro-batch and kept graphs, and from the data to a length.
+"""From counted bytes and a budget to a plan, and from the data to a length.
 
 On a CPU everything that could change a bit follows from model, sizes, batch and the memory limit alone, never from free
 memory or timings, so the same command gives the same run.
@@ -7,111 +7,181 @@ memory or timings, so the same command gives the same run.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from honeclip.config import Memory, Train
-from honeclip.data.loader import Batch
-from honeclip.device import rng
+from honeclip.device import resident, rng
+from honeclip.device.device import Device
 from honeclip.errors import BadInput
+from honeclip.losses import tiles
+from honeclip.model import attention
+from honeclip.model.clip import Clip
+from honeclip.model.recompute import recomputed
 from honeclip.schedule import parse, to_steps
-from honeclip.stepping import inputs as tower_inputs
-from honeclip.stepping.count import counting
+from honeclip.stepping import plan as plans
+from honeclip.stepping.cost import TowerCost, measure
+from honeclip.stepping.plan import Levers, Plan, Task
 
 MIN_STEPS, MIN_HEAD_STEPS, AUTO_EPOCHS = 60, 100, 10
 """`train.length = "auto"`: ten times through the data, never under sixty steps; a hundred where only heads learn, whose
 steps take milliseconds."""
 
-PROBE_ROWS = 4
-"""Samples that are counted; what a graph keeps grows in proportion to them."""
+LIBRARIES_BYTES = 150_000_000
+"""What a process on a CPU takes beside tensors once it computes (oneDNN's kernels and scratch, threads, tokenizers), as far
+as a micro-batch is chosen by it. The prediction has the measured figure instead."""
 
-MAX_MICRO_BATCH = 64
-"""Larger micro-batches were not faster on a CPU, and their graphs are coarser pieces to fill a budget with."""
+ENOUGH = 8
+"""A micro-batch of so many samples is worth no lever: recomputation would cost more than larger pieces bring."""
+
+MOMENTS = 2
+"""Tensors that Adam holds for each one that learns."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a step is computed; it decides how fast and with what memory, never what.
+class Subject:
+    """What is planned for.
 
     Attributes:
-        micro_batch: samples through each tower at once.
-        keep: micro-batches whose graphs stay, one number a tower.
-        graph_bytes: bytes that the graphs of one micro-batch keep, all towers together.
-        reason: why, in words.
+        clip: model, in training mode, with what learns requiring gradients.
+        feeds: one a tower, image first: a call from inputs to embeddings.
+        inputs: a few samples of each tower, those that need most (the longest captions).
+        batch: the effective batch in pairs.
+        input_bytes: of the whole batch, waiting on the host.
+        around: context of a step: autocast.
+        device: where the run computes.
+        learning_bytes: of everything that the optimizer holds.
+        imports_bytes: what the process held after its imports, on a CPU; None where it is not known.
     """
 
-    micro_batch: int
-    keep: tuple[int, ...]
-    graph_bytes: int
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """For the state that a resumed run repeats."""
-        return {**asdict(self), "keep": list(self.keep)}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Plan:
-        """The reverse of `to_json`."""
-        return cls(**{**stored, "keep": tuple(stored["keep"])})
+    clip: Clip
+    feeds: Sequence[Any]
+    inputs: Sequence[Any]
+    batch: int
+    input_bytes: int
+    around: Callable[[], AbstractContextManager[Any]]
+    device: Device
+    learning_bytes: int
+    imports_bytes: int | None = None
 
 
-def make_plan(
-    feeds: tuple[Any, ...], batch: Batch, memory: Memory, budget_bytes: int, static_bytes: int, autocast: Any
-) -> Plan:
-    """Counts what each tower keeps per sample and fills the budget: first one micro-batch, then kept graphs.
+def make_plan(subject: Subject, memory: Memory, budget_bytes: int) -> Plan:
+    """Measures each tower on a few samples and takes the fastest plan that fits.
 
-    Args:
-        feeds: one a tower, with `.inputs(batch)` and a call to embeddings.
-        batch: a real batch; a few of its rows are counted.
-        memory: the config's wishes; what is set there is taken as it is.
-        budget_bytes: what the process may use above its imports.
-        static_bytes: weights, gradients and optimizer state.
-        autocast: a context manager for the forward.
+    Recomputation and attention slices are tried where the user wants them, and where without them only small
+    micro-batches fit.
 
     Raises:
-        BadInput: not even one sample fits the budget.
+        BadInput: not even one sample at a time fits the budget.
     """
-    size = len(batch.draw.indices)
-    per_sample = [_bytes_per_sample(feed, batch, autocast) for feed in feeds]
-    room = budget_bytes - static_bytes
-    if room < sum(per_sample):
-        need = (static_bytes + sum(per_sample)) / 1e9
-        raise BadInput(
-            f"memory.budget_gb = {budget_bytes / 1e9:.3g} is too little: weights, gradients and optimizer state take "
-            f"{static_bytes / 1e9:.3g} GB and one sample {sum(per_sample) / 1e9:.3g} GB; give at least {need * 1.1:.3g}, "
-            "or freeze towers (model.freeze=towers)"
-        )
-    if memory.micro_batch == "auto":
-        # half of the room for the graph, the other half for what a forward holds besides it
-        micro_batch = min(size, MAX_MICRO_BATCH, max(1, int(room / 2 // max(1, sum(per_sample)))))
-        micro_batch = micro_batch if micro_batch == size else 2 ** int(math.log2(micro_batch))
-    else:
-        micro_batch = min(size, memory.micro_batch)
-    graph_bytes = micro_batch * sum(per_sample)
-    pieces = len(tower_inputs.spans(size, micro_batch))
-    keep = pieces if memory.keep == "auto" else min(pieces, memory.keep)
-    if memory.keep == "auto":
-        keep = min(pieces, max(0, int((room - graph_bytes) // max(1, graph_bytes))))
-    reason = (
-        f"{sum(per_sample) / 1e6:.1f} MB a sample in {room / 1e9:.2f} GB of room: {pieces} micro-batches of "
-        f"{micro_batch}, {keep} of them with their graphs kept"
+    weights = _nbytes(subject.clip.model.parameters()) + _nbytes(subject.clip.model.buffers())
+    libraries = LIBRARIES_BYTES if subject.device.backend == "cpu" else 0
+    inputs = subject.input_bytes if subject.device.backend == "cpu" else 0
+    task = Task(
+        samples=(subject.batch,) * len(subject.feeds),
+        held=weights + MOMENTS * subject.learning_bytes + inputs + libraries,
+        loss_bytes=_loss_bytes(subject),
+        budget_bytes=budget_bytes,
+        micro_batch=None if memory.micro_batch == "auto" else memory.micro_batch,
+        keep=None if memory.keep == "auto" else memory.keep,
     )
-    return Plan(micro_batch, (keep,) * len(feeds), graph_bytes, reason)
+    least = 0
+    found: Plan | None = None
+    plain: Sequence[TowerCost] = ()
+    for levers in _levers(subject, memory):
+        costs = _costs(subject, levers)
+        plain = plain or costs
+        costs = [replace(one, work=before.work) for one, before in zip(costs, plain, strict=True)]
+        plan = plans.best(task, costs, levers)
+        need = plans.smallest(task, costs, levers)
+        least = min(least or need, need)
+        if plan is not None and (found is None or plan.predicted_overhead < found.predicted_overhead):
+            found = plan
+        if found is not None and (task.micro_batch or found.micro_batch[0] >= min(ENOUGH, subject.batch)):
+            break
+    if found is None or least > budget_bytes:
+        raise _too_little(subject, task, least, _levers(subject, memory)[-1])
+    return _as_measured(found, subject, weights, libraries)
 
 
-def _bytes_per_sample(feed: Any, batch: Batch, autocast: Any) -> int:
-    rows = min(PROBE_ROWS, len(batch.draw.indices))
-    state = rng.snapshot()
-    with autocast(), counting() as kept:
-        output = feed(feed.inputs(batch)[:rows])
-    del output
-    rng.restore(state)
-    return math.ceil(kept.bytes / rows)
+@contextmanager
+def pulled(clip: Clip, levers: Levers) -> Iterator[None]:
+    """The levers in place for a while, for forwards and their backwards inside."""
+    with attention.sliced(levers.attention_slice):
+        if not levers.recompute:
+            yield
+            return
+        with recomputed(clip):
+            yield
 
 
-def total_steps(train: Train, rows: int, batch: int, seconds_per_step: float | None, heads_only: bool) -> int:
+def total_steps(train: Train, rows: int, batch: float, seconds_per_step: float | None, heads_only: bool) -> int:
     """The length of the run in steps: as asked for, or by the data."""
     steps_per_epoch = rows / batch
     if train.length == "auto":
         return max(MIN_HEAD_STEPS if heads_only else MIN_STEPS, math.ceil(AUTO_EPOCHS * steps_per_epoch))
     return max(1, to_steps(parse(train.length), steps_per_epoch, None, seconds_per_step))
+
+
+def _levers(subject: Subject, memory: Memory) -> list[Levers]:
+    """The levers to try, those that cost no time first."""
+    slices = [0] if memory.attention_slice == "auto" else [memory.attention_slice]
+    if memory.attention_slice == "auto" and (wanted := _slice(subject)):
+        slices.append(wanted)
+    again = [False, True] if memory.recompute == "auto" else [memory.recompute]
+    return [Levers(recomputes, queries) for recomputes in again for queries in slices]
+
+
+def _slice(subject: Subject) -> int:
+    """Queries of a slice where attention has no kernel of its own here; 0 where torch holds no scores anyway."""
+    state = rng.snapshot()
+    with subject.around(), attention.sliced("auto") as calls:
+        for feed, inputs in zip(subject.feeds, subject.inputs, strict=True):
+            feed(inputs)
+    rng.restore(state)
+    return calls.queries
+
+
+def _costs(subject: Subject, levers: Levers) -> list[TowerCost]:
+    with pulled(subject.clip, levers):
+        return [
+            measure(feed, inputs, subject.device, subject.around)
+            for feed, inputs in zip(subject.feeds, subject.inputs, strict=True)
+        ]
+
+
+def _loss_bytes(subject: Subject) -> int:
+    """Embeddings as they come and as one tensor, their gradients, and the tiles of the loss's backward."""
+    size, element = subject.batch, subject.clip.logit_scale.element_size()
+    tile = tiles.rows(size, "auto", element) * size * element
+    return 2 * 3 * size * subject.clip.embed_dim * element + 4 * tile
+
+
+def _as_measured(plan: Plan, subject: Subject, weights: int, libraries: int) -> Plan:
+    """The prediction with what the process really holds beside its tensors, where that can be read."""
+    if subject.imports_bytes is None or subject.device.backend != "cpu":
+        return plan
+    resident.give_back_freed()
+    beside = max(0, resident.now_bytes() - subject.imports_bytes - weights)
+    return replace(plan, predicted_peak_bytes=plan.predicted_peak_bytes - libraries + beside)
+
+
+def _too_little(subject: Subject, task: Task, least: int, levers: Levers) -> BadInput:
+    """What a budget that holds not even one sample would have to be."""
+    ways = ["micro-batch 1", "no graphs kept"]
+    ways += ["blocks recomputed"] if levers.recompute else []
+    ways += [f"attention in slices of {levers.attention_slice}"] if levers.attention_slice else []
+    learning = subject.learning_bytes / 1e9
+    return BadInput(
+        f"memory.budget_gb = {task.budget_bytes / 1e9:.3g} is too little: the smallest plan ({', '.join(ways)}) needs "
+        f"{math.ceil(least / 1e7) / 100:.2f} GB, of which weights, optimizer state and inputs are {task.held / 1e9:.3g}. "
+        f"{learning:.3g} GB of parameters learn: model.lora_rank=8 or model.freeze=towers would leave most of them"
+    )
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)

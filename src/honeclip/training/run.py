@@ -14,7 +14,6 @@ from typing import Any
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import LATEST, RunState, named, save, tidy
-from honeclip.device import resident
 from honeclip.device.memory import PeakMeter
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import Interrupted, NonFiniteError
@@ -119,10 +118,9 @@ def fit(
         if done is not None:
             say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
             return done
-        imports_bytes = resident.now_bytes()
         prepared = setup.prepare(found.config, device, say, progress)
         with locked(found.folder.path), folders.claimed(found):
-            return _run(found.folder, prepared, imports_bytes, stop, say, progress)
+            return _run(found.folder, prepared, stop, say, progress)
 
 
 def _finished(found: Found) -> Run | None:
@@ -134,7 +132,7 @@ def _finished(found: Found) -> Run | None:
     return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
 
 
-def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, say: Say, progress: Progress) -> Run:
+def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: Progress) -> Run:
     """The run itself, in a folder that is its own."""
     config, clip = prepared.config, prepared.clip
     # 1. where it stands, and what the model got before its first step
@@ -148,7 +146,7 @@ def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, 
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = _length(prepared, learner, known, state)
-    table = stages.table(clip, config.model.freeze, total, state.json["stage"] if state else 0)
+    table = stages.table(clip, config.model.freeze, total, prepared.sizes, state.json["phase"] if state else 0)
     factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
     learner = replace(learner, factor=factor)
     # 4. the steps
@@ -166,7 +164,6 @@ def _run(folder: RunFolder, prepared: Prepared, imports_bytes: int, stop: Stop, 
             stop,
             say,
             progress,
-            imports_bytes,
             seconds,
         )
         if state is None:
@@ -199,13 +196,13 @@ def _length(prepared: Prepared, learner: Learner, known: Features, state: RunSta
     frozen = stages.frozen_towers(prepared.clip, config.model.freeze)
     seconds = None
     if setup.needs_timing(config):
-        last = Stage(0, 1, frozen)
+        last = Stage(0, 1, frozen, batch=prepared.sizes[-1][1])
         timed = setup.enter(prepared, learner, last, known, None)
         seconds = setup.seconds_per_step(prepared, timed, last)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
     alone = frozen == stages.TOWERS or heads.takes_fresh_heads(prepared.clip)
-    total = planning.total_steps(config.train, len(prepared.train), prepared.batch, seconds, alone)
+    total = planning.total_steps(config.train, len(prepared.train), prepared.mean_batch, seconds, alone)
     if alone and frozen != stages.TOWERS and config.train.length == "auto":
         # the heads have all the steps that they would have alone, and the towers' come on top
         total = math.ceil(total / stages.HEADS_FIRST)
@@ -226,7 +223,6 @@ class _Session:
     stop: Stop
     say: Say
     progress: Progress
-    imports_bytes: int
     seconds: float | None
 
     def every(self, duration: str | int, total: int) -> int:
@@ -272,6 +268,7 @@ class _Session:
             started = time.perf_counter()
             for step in train(learner, batches, self._last_good):
                 seconds = time.perf_counter() - started
+                learner = replace(learner, plan=step.plan)
                 position = self._stepped(learner, step, position, seconds, meter)
                 last = step.number == position.total_steps
                 best = False
@@ -281,7 +278,8 @@ class _Session:
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
-                    kept = capture(learner, position, self.log.offset, stage.start)
+                    phase, _ = stages.phase(self.table, stage)
+                    kept = capture(learner, position, self.log.offset, stage.start, phase)
                     save(
                         self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best
                     )
@@ -300,12 +298,11 @@ class _Session:
 
     def _stepped(self, learner: Learner, step: Step, position: Position, seconds: float, meter: PeakMeter) -> Position:
         """Writes down one step."""
-        size = self.prepared.batch
         position = replace(
-            position, step=step.number, elapsed_s=position.elapsed_s + seconds, samples=position.samples + size
+            position, step=step.number, elapsed_s=position.elapsed_s + seconds, samples=position.samples + step.pairs
         )
-        held = meter.now_bytes + max(0, meter.baseline - self.imports_bytes)
-        speed = size / seconds
+        held = meter.now_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
+        speed = step.pairs / seconds
         result = step.result
         self.log.append(
             "step",
@@ -322,6 +319,18 @@ class _Session:
             parts=result.parts,
             seconds=result.seconds,
         )
+        if step.change:
+            plan = step.plan
+            self.log.append(
+                "memory",
+                step=step.number,
+                reason=step.change,
+                micro_batch=plan.micro_batch[0],
+                kept=plan.keep[0],
+                recompute=plan.recompute,
+                attention_slice=plan.attention_slice,
+            )
+            self.say(f"after step {step.number}: {step.change}")
         for lost in step.lost:
             self.log.append("lost_image", step=step.number, reason=lost)
             self.say(f"step {step.number} went on without an image: {lost}")
@@ -357,7 +366,7 @@ class _Session:
         return bool(patience) and position.worse >= patience
 
     def _peak(self, meter: PeakMeter) -> int:
-        return meter.peak_bytes + max(0, meter.baseline - self.imports_bytes)
+        return meter.peak_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
 
     def _last_good(self) -> str:
         return named(self.folder.checkpoints, LATEST) or "none yet"

@@ -6,14 +6,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
 
 from honeclip.config import Config
 from honeclip.data import loader, pairs
 from honeclip.data.loader import Batch
-from honeclip.data.order import order
+from honeclip.data.order import Draw, by_length, order
 from honeclip.data.pairs import Pairs
-from honeclip.device import detect, precision
+from honeclip.device import detect, precision, resident
 from honeclip.device.device import Device
 from honeclip.device.memory import budget
 from honeclip.device.precision import Precision
@@ -29,13 +33,15 @@ from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse
+from honeclip.stepping.cost import ROWS
+from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
 from honeclip.training import objective, optimizer, planning, stages
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
 from honeclip.training.folder import RunFolder
 from honeclip.training.loop import Learner, exact_step, gradient_scaler
-from honeclip.training.planning import Plan
+from honeclip.training.planning import Subject
 from honeclip.training.stages import Stage
 
 Say = Callable[[str], None]
@@ -57,7 +63,8 @@ class Prepared:
         domain: of templates, augmentation and the selection score.
         labels: the distinct labels of the data.
         clip: the model as it begins, at the run's size and context length.
-        batch: the effective batch: as asked for, at most the rows.
+        sizes: (share of the run, effective batch from there on): as asked for, each at most the rows.
+        imports_bytes: what the process held before anything was loaded.
         begins_tuned: whether the model was fine-tuned by honeclip before.
     """
 
@@ -69,7 +76,8 @@ class Prepared:
     domain: Domain
     labels: tuple[str, ...]
     clip: Clip
-    batch: int
+    sizes: tuple[tuple[float, int], ...]
+    imports_bytes: int
     begins_tuned: bool
 
     def asked(self, split: str) -> Asked:
@@ -85,7 +93,13 @@ class Prepared:
     @property
     def steps_per_epoch(self) -> float:
         """Batches that the train split makes; may be a fraction."""
-        return len(self.train) / self.batch
+        return len(self.train) / self.mean_batch
+
+    @property
+    def mean_batch(self) -> float:
+        """The effective batch, averaged over the run where it grows."""
+        ends = [share for share, _ in self.sizes[1:]] + [1.0]
+        return sum((end - share) * size for (share, size), end in zip(self.sizes, ends, strict=True))
 
 
 def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepared:
@@ -94,6 +108,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     Raises:
         BadInput: data, domain, model, device or precision cannot be used.
     """
+    imports_bytes = resident.now_bytes()
     where = detect.choose(device)
     how = precision.choose(where, config.train.precision)
     domain = domains.load(config.data.domain)
@@ -116,9 +131,20 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         raise DataError(
             f"{everything.source}: the train split has {len(train)} rows, and pairs are told apart from two on"
         )
-    batch = min(config.train.batch, len(train))
+    wanted = config.train.batch
+    sizes = ((0.0, wanted),) if isinstance(wanted, int) else wanted
     found = Prepared(
-        config, where, how, everything, train, domain, all_labels(everything), clip, batch, clip.domain is not None
+        config=config,
+        device=where,
+        precision=how,
+        everything=everything,
+        train=train,
+        domain=domain,
+        labels=all_labels(everything),
+        clip=clip,
+        sizes=tuple((share, min(size, len(train))) for share, size in sizes),
+        imports_bytes=imports_bytes,
+        begins_tuned=clip.domain is not None,
     )
     _introduce(found, say)
     return found
@@ -134,8 +160,10 @@ def _introduce(found: Prepared, say: Say) -> None:
     say(f"data: {len(everything)} of {everything.total_rows} rows can be used ({counts})")
     for note in everything.notes:
         say(f"note: {note}")
-    if found.batch < config.train.batch:
-        say(f"the batch of {config.train.batch} is lowered to the {found.batch} rows of the train split")
+    wanted = config.train.batch
+    largest = wanted if isinstance(wanted, int) else max(size for _, size in wanted)
+    if largest > len(found.train):
+        say(f"the batch of {largest} is lowered to the {len(found.train)} rows of the train split")
     if clip.preprocess.tokenizer is not None and (cut := clip.preprocess.note_of_cuts(everything.captions)):
         say(f"note: {cut}")
     if found.begins_unaligned:
@@ -207,8 +235,9 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         scaler=gradient_scaler(clip, found.precision),
         image_feed=ImageFeed(clip, None, dtype),
         text_feed=TextFeed(clip, None, dtype),
-        plan=Plan(1, (0, 0), 0, "none yet"),
+        plan=NO_PLAN,
         factor=lambda step: 1.0,
+        lengths=None if "text" in freeze else _caption_lengths(found),
     )
 
 
@@ -240,8 +269,17 @@ def batches(found: Prepared, learner: Learner, stage: Stage, start: int) -> Iter
     config = found.config
     pixels = learner.image_feed.features_NF is None
     draws = order(
-        len(found.train), found.batch, config.train.seed, start, size_px=found.clip.preprocess.size_px, strength=1.0
+        len(found.train),
+        stage.batch,
+        config.train.seed,
+        start,
+        size_px=found.clip.preprocess.size_px,
+        strength=1.0,
+        stretch=stage.stretch,
+        since=stage.since,
     )
+    if learner.lengths is not None and learner.text_feed.features_NF is None:
+        draws = by_length(draws, learner.lengths)
     return loader.batches(
         found.train,
         found.clip.preprocess,
@@ -282,18 +320,46 @@ def needs_timing(config: Config) -> bool:
 
 def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     clip = learner.clip
-    batch = next(iter(batches(found, learner, replace(stage, stop=stage.start + 1), stage.start)))
-    learning = sum(one.numel() * one.element_size() for one in clip.model.parameters() if one.requires_grad)
-    weights = sum(one.numel() * one.element_size() for one in clip.model.parameters())
-    # a gradient and Adam's two moments for all that learns
-    static = weights + 3 * learning
-    limit = budget(found.device, found.config.memory.budget_gb)
+    probe = _longest(found, learner, stage)
+    feeds = (learner.image_feed, learner.text_feed)
+    inputs = [feed.inputs(probe) for feed in feeds]
+    held = {id(one): one for group in learner.optimizer.param_groups for one in group["params"]}
     clip.model.train()
-    return planning.make_plan(
-        (learner.image_feed, learner.text_feed),
-        batch,
-        found.config.memory,
-        limit.bytes,
-        static,
-        lambda: found.device.autocast(found.precision.name),
+    subject = Subject(
+        clip=clip,
+        feeds=feeds,
+        inputs=inputs,
+        batch=stage.batch,
+        # the next batch is made while this one is still there
+        input_bytes=sum(2 * stage.batch * one[0].numel() * one.element_size() for one in inputs),
+        around=partial(found.device.autocast, found.precision.name),
+        device=found.device,
+        learning_bytes=sum(one.numel() * one.element_size() for one in held.values()),
+        imports_bytes=found.imports_bytes,
     )
+    return planning.make_plan(subject, found.config.memory, budget(found.device, found.config.memory.budget_gb).bytes)
+
+
+def _longest(found: Prepared, learner: Learner, stage: Stage) -> Batch:
+    """A small batch of the rows with the longest captions: those of which a sample needs most."""
+    rows = np.arange(len(found.train))
+    if learner.lengths is not None:
+        rows = np.argsort(-learner.lengths, kind="stable")
+    draw = Draw(stage.start, rows[: max(ROWS)], found.clip.preprocess.size_px, 0.0, found.config.train.seed)
+    return next(
+        loader.batches(
+            found.train,
+            found.clip.preprocess,
+            [draw],
+            with_images=learner.image_feed.features_NF is None,
+            with_tokens=learner.text_feed.features_NF is None,
+        )
+    )
+
+
+def _caption_lengths(found: Prepared) -> NDArray[np.int64] | None:
+    """Tokens of each caption of the train split; None where the text tower cannot be given fewer of them than it has."""
+    tokenizer = found.clip.preprocess.tokenizer
+    if not found.clip.trims_text or tokenizer is None:
+        return None
+    return np.asarray(tokenizer.count(list(found.train.captions)), dtype=np.int64)

@@ -1,12 +1,15 @@
-"""The stages of a run: which tower bodies learn from which step on, and how the learning rate moves within each.
+"""The stages of a run: which tower bodies learn from which step on, with what batch, and how the learning rate moves.
 
-Today a table has one row, or two where fresh heads learn before whole towers do (LP-FT: Kumar et al. 2022, arXiv
-2202.10054: features are distorted when everything learns under heads that still point anywhere).
+A table has one row; two where fresh heads learn before whole towers do (LP-FT: Kumar et al. 2022, arXiv 2202.10054:
+features are distorted when everything learns under heads that still point anywhere); and one more for each time that the
+effective batch grows. Where it grows, rates grow with its square root (Malladi et al. 2022, arXiv 2205.10287: the rule for
+Adam and its relatives); warm-up and decay go on as they would have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from honeclip import schedule
@@ -35,12 +38,18 @@ class Stage:
         stop: the step after the last one.
         frozen: towers whose bodies do not learn in it.
         heads: factor on the rate of heads.
+        batch: the effective batch; 0 where none is drawn.
+        stretch: number of the stretch of steps with this batch.
+        since: first step of that stretch, which may have begun in the stage before.
     """
 
     start: int
     stop: int
     frozen: frozenset[str]
     heads: float = 1.0
+    batch: int = 0
+    stretch: int = 0
+    since: int = 0
 
 
 def frozen_towers(clip: Clip, freeze: str) -> frozenset[str]:
@@ -55,21 +64,40 @@ def ever_frozen(clip: Clip, freeze: str) -> frozenset[str]:
     return TOWERS if takes_fresh_heads(clip) else frozen_towers(clip, freeze)
 
 
-def table(clip: Clip, freeze: str, total_steps: int, entered: int = 0) -> tuple[Stage, ...]:
+def table(
+    clip: Clip, freeze: str, total_steps: int, batches: Sequence[tuple[float, int]] = ((0.0, 0),), entered: int = 0
+) -> tuple[Stage, ...]:
     """The stages of a run, in order, without gaps.
 
     Args:
         clip: the model.
         freeze: `model.freeze`.
         total_steps: of the run.
-        entered: first step of the stage in which a resumed run stands. Towers that have learned are never frozen again,
-            however much longer the run is now: their features on disk are those of the towers as they began.
+        batches: (share of the run, effective batch from there on), rising from 0.
+        entered: first step from which the towers of a resumed run have learned; 0 where they have not. They are never
+            frozen again, however much longer the run is now: their features on disk are those of the towers as they began.
     """
     frozen = frozen_towers(clip, freeze)
     first = entered or round(total_steps * HEADS_FIRST)
-    if frozen == TOWERS or not takes_fresh_heads(clip) or not 0 < first < total_steps:
-        return (Stage(0, total_steps, frozen),)
-    return Stage(0, first, TOWERS), Stage(first, total_steps, frozen, SETTLED_HEADS)
+    phases = [(0, frozen, 1.0)]
+    if frozen != TOWERS and takes_fresh_heads(clip) and 0 < first < total_steps:
+        phases = [(0, TOWERS, 1.0), (first, frozen, SETTLED_HEADS)]
+    # a run of few steps may have none for a stretch: the last one that begins at a step is the one that counts
+    stretches = {round(share * total_steps): (number, size) for number, (share, size) in enumerate(batches)}
+    starts = sorted({0, *(start for start, *_ in phases), *(one for one in stretches if one < total_steps)})
+    found = []
+    for start, stop in zip(starts, [*starts[1:], total_steps], strict=True):
+        _, still, heads = max(one for one in phases if one[0] <= start)
+        since = max(one for one in stretches if one <= start)
+        number, size = stretches[since]
+        found.append(Stage(start, stop, still, heads, size, number, since))
+    return tuple(found)
+
+
+def phase(stages: Sequence[Stage], stage: Stage) -> tuple[int, int]:
+    """First step, and the step after the last one, of the stages in a row that differ from this one only in their batch."""
+    same = [one for one in stages if (one.frozen, one.heads) == (stage.frozen, stage.heads)]
+    return same[0].start, same[-1].stop
 
 
 def at(stages: tuple[Stage, ...], step: int) -> Stage:
@@ -94,7 +122,8 @@ def enter(clip: Clip, stage: Stage, learning: frozenset[str]) -> None:
 def rate(
     stages: tuple[Stage, ...], train: Train, total_steps: int, steps_per_epoch: float, seconds: float | None
 ) -> Callable[[int], float]:
-    """The factor on each group's peak rate at a 0-based step: warm-up and decay within each stage.
+    """The factor on each group's peak rate at a 0-based step: warm-up and decay within each phase, and the square root
+    of what the batch has grown by.
 
     Args:
         stages: of the run.
@@ -103,16 +132,19 @@ def rate(
         steps_per_epoch: for a warm-up in epochs.
         seconds: a step, for a warm-up in minutes.
     """
-    factors = []
+    factors = {}
     for stage in stages:
-        length = stage.stop - stage.start
+        start, stop = phase(stages, stage)
+        length = stop - start
         share = length / total_steps
         warmup = schedule.to_steps(schedule.parse(train.warmup), steps_per_epoch, total_steps, seconds)
         warmup = min(length, max(1, round(warmup * share))) if warmup else 0
-        factors.append(schedule.learning_rate(length, warmup, train.schedule))
+        factors[start] = schedule.learning_rate(length, warmup, train.schedule)
 
     def factor(step: int) -> float:
         stage = at(stages, step)
-        return factors[stages.index(stage)](step - stage.start)
+        start, _ = phase(stages, stage)
+        grown = math.sqrt(stage.batch / stages[0].batch) if stages[0].batch else 1.0
+        return grown * factors[start](step - start)
 
     return factor

@@ -13,9 +13,9 @@ from honeclip.config import Memory
 from honeclip.device import rng
 from honeclip.errors import RunError
 from honeclip.model.clip import clip_json
+from honeclip.stepping.plan import Plan
 from honeclip.training.loop import Learner
 from honeclip.training.optimizer import load_state_tensors, state_tensors
-from honeclip.training.planning import Plan
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Position:
     samples: int = 0
 
 
-def capture(learner: Learner, position: Position, events_offset: int, stage: int) -> RunState:
+def capture(learner: Learner, position: Position, events_offset: int, stage: int, phase: int) -> RunState:
     """The run as tensors and JSON. The tensors are the live ones: write them before the next step.
 
     Args:
@@ -51,6 +51,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: int
         position: where the run stands.
         events_offset: bytes of events.jsonl that belong to it.
         stage: the first step of the stage that the plan is for.
+        phase: the first step from which the same towers learn as now.
     """
     clip = learner.clip
     weights = {name: value.detach() for name, value in clip.model.state_dict().items()}
@@ -72,6 +73,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: int
             "peak_bytes": position.peak_bytes,
             "samples": position.samples,
             "stage": stage,
+            "phase": phase,
             "length": learner.config.train.length,
             "memory": learner.config.memory.model_dump(),
             "scaler": learner.scaler.state_dict(),
