@@ -22,6 +22,55 @@ def bench() -> None:
 
 
 @app.command()
+def train(
+    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    batch: Annotated[int, typer.Option("--batch", help="Effective batch in pairs.", metavar="B")] = 32,
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", help="Pairs through a tower at once.", metavar="m")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", help="Micro-batches whose graphs stay from the first pass.", metavar="k")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of the images; the model's own.", metavar="PX")
+    ] = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16, fp16 or fp64.")] = "auto",
+    steps: Annotated[int, typer.Option("--steps", help="Steps that are measured.", metavar="N")] = 3,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Real pairs; else noise and the longest captions.", metavar="D")
+    ] = None,
+    slice_: Annotated[int | None, typer.Option("--slice", help="Queries of attention at once; 0: all.")] = None,
+    recompute: Annotated[
+        bool | None, typer.Option("--recompute/--no-recompute", help="Whether blocks compute their inside again.")
+    ] = None,
+    budget_gb: Annotated[float | None, typer.Option("--budget-gb", help="Memory of the process in GB.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time and memory of whole training steps, and the memory that was predicted. What is not given is planned.
+
+    Example: honeclip bench train --model random:ViT-B-32 --batch 64 --micro-batch 8 --keep 4 --json
+    """
+    from honeclip.bench import train as work
+
+    figures = work.run(
+        model,
+        batch,
+        micro_batch,
+        keep,
+        size=size,
+        precision=precision,
+        steps=steps,
+        data=data,
+        attention_slice=slice_,
+        recompute=recompute,
+        budget_gb=budget_gb,
+        device=device,
+    )
+    _print(figures, as_json)
+
+
+@app.command()
 def loss(
     batch: Annotated[int, typer.Option("--batch", help="Pairs.", metavar="B")] = 4096,
     dim: Annotated[int, typer.Option("--dim", help="Dimensions of an embedding.", metavar="D")] = 512,

@@ -188,6 +188,8 @@ class PeakMeter:
         """Counts from here."""
         if self._own:
             self._device.peak_bytes(reset=True)
+        if self._resident:
+            resident.give_back_freed()  # freed heap that stays resident would hide what is allocated next
         if not self._given:
             self.baseline = baseline_bytes(self._device)
         if self._resident:

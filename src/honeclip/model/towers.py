@@ -10,7 +10,7 @@ modules up when they are called, so a head that is replaced later is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -288,8 +288,8 @@ def sees_no_padding(clip: Clip) -> bool:
     return bool((full_BD - short_BD).abs().max() <= TRIM_TOLERANCE)
 
 
-def probes(model: Any, context_length: int, rows: int = 4) -> Tensor:
-    """int64 (rows, L), on the CPU: captions of several lengths, ended and padded as the tower expects."""
+def probes(model: Any, context_length: int, rows: int = 4, lengths: Sequence[int] = (2, 5, 9, 14)) -> Tensor:
+    """int64 (rows, L), on the CPU: captions of the given lengths in turn, ended and padded as the tower expects."""
     text = model if isinstance(model, CLIP) else model.text
     pool = getattr(text, "text_pool_type", getattr(text, "pool_type", ""))
     vocabulary = int(text.vocab_size)
@@ -298,7 +298,7 @@ def probes(model: Any, context_length: int, rows: int = 4) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     tokens_BL = torch.full((rows, context_length), pad)
     for row in range(rows):
-        length = min((2, 5, 9, 14)[row % 4], context_length)
+        length = min(lengths[row % len(lengths)], context_length)
         words = torch.randint(min(5, vocabulary - 2), vocabulary - 1, (length,), generator=generator)
         tokens_BL[row, :length] = torch.where(words == end, end - 1, words)
         tokens_BL[row, length - 1] = end

@@ -24,7 +24,7 @@ class Kept:
         address = storage.data_ptr()
         # a layer saves its weight as a transposed view of it
         root = tensor if tensor._base is None else tensor._base
-        if not (root.is_leaf and root.requires_grad or isinstance(root, nn.Parameter)) and address not in self._seen:
+        if not ((root.is_leaf and root.requires_grad) or isinstance(root, nn.Parameter)) and address not in self._seen:
             self._seen.add(address)
             self.bytes += storage.nbytes()
         return tensor.detach()
