@@ -12,7 +12,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from honeclip import schedule
 from honeclip.errors import ConfigError
@@ -62,6 +72,7 @@ Length = Annotated[str | int, AfterValidator(_length)]
 Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
 NotNegative = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, allow_inf_nan=False)]
 AboveZero = Annotated[float, BeforeValidator(_strictly_number), Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, BeforeValidator(_strictly_number), Field(gt=0, le=1)]
 Positive = Annotated[int, BeforeValidator(_strictly_number), Field(ge=1)]
 Batches = Annotated[tuple[tuple[float, int], ...] | Annotated[int, Field(ge=1)], BeforeValidator(_batches)]
 Count = Annotated[int, BeforeValidator(_strictly_number), Field(ge=0)]
@@ -88,9 +99,26 @@ class Model(Section):
 
     source: str = Field("starter", description="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME")
     freeze: Literal["auto", "none", "image", "text", "towers"] = Field(
-        "auto", description="bodies that stay as they are (auto: both for starter, none for a CLIP)"
+        "auto",
+        description="bodies that stay as they are (auto: both for starter, none for a CLIP, nor with lora_rank or last_blocks)",
     )
+    lora_rank: Count = Field(0, description="rank of the adapters through which bodies learn (0: none, whole bodies)")
+    last_blocks: Count = Field(0, description="blocks of each body that learn, counted from its end (0: all)")
     context_length: Literal["native"] | Positive = Field("native", description="text length in tokens")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bodies_learn(cls, given: Any) -> Any:
+        """Who asks how bodies learn does not mean `auto` to freeze them: then it is `none`."""
+        asked = isinstance(given, Mapping) and (given.get("lora_rank") or given.get("last_blocks"))
+        return {**given, "freeze": "none"} if asked and given.get("freeze", "auto") == "auto" else given
+
+    @field_validator("lora_rank", "last_blocks")
+    @classmethod
+    def _of_something(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("freeze") == "towers":
+            raise ValueError("model.freeze=towers lets no body learn: use none, image or text, or 0 here")
+        return value
 
 
 class Train(Section):
@@ -106,11 +134,12 @@ class Train(Section):
     )
     patience: Count = Field(0, description="evaluations without a better score before the run ends (0: never)")
     lr: Literal["auto"] | AboveZero = Field(
-        "auto", description="peak learning rate (auto: heads 1e-3, whole towers 1e-5)"
+        "auto", description="peak learning rate (auto: heads 1e-3, LoRA 2e-4, whole towers 1e-5)"
     )
     weight_decay: NotNegative = Field(0.1, description="decoupled; none on norms, biases, scales")
     warmup: Steps = Field("5%", description="duration of the linear warm-up")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    layer_decay: Decay = Field(1.0, description="factor on the learning rate from each block to the one below it")
     seed: Count = Field(0, description="decides order, augmentation, dropout and fresh heads")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field("auto", description="fp64: CPU only, for proofs")
     grad_clip: NotNegative = Field(1.0, description="largest global gradient norm (0: no clipping)")

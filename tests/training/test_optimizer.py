@@ -12,8 +12,10 @@ from honeclip.config import Train
 from honeclip.data import loader, pairs
 from honeclip.data.order import order
 from honeclip.domains import domain as domains
+from honeclip.errors import ConfigError
 from honeclip.losses.infonce import infonce
 from honeclip.losses.targets import Targets
+from honeclip.model import adapt
 from honeclip.model.load import load
 from honeclip.monitoring import events
 from honeclip.training import optimizer as optimizers
@@ -191,3 +193,50 @@ def test_a_step_of_the_loop_is_a_plain_step_with_clipping(quick, data, vit):
     ours = load(str(run.folder), "cpu").model.state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-4)
+
+
+def test_adapters_have_a_rate_of_their_own(make):
+    clip = make(unaligned=True)
+    adapt.add_lora(clip, 2, 0)
+    found = grouped(clip, optimizers.build(clip, Train(), frozenset()))
+    heads = {"visual.proj", "text_projection", "logit_scale"}
+    assert {group["peak_lr"] for name, group in found.items() if name in heads} == {1e-3}
+    assert {group["peak_lr"] for name, group in found.items() if name not in heads} == {2e-4}
+    assert all((".lora_" in name) != (name in heads) for name in found)
+    assert {group["head"] for name, group in found.items() if name not in heads} == {False}
+    aligned = make()
+    adapt.add_lora(aligned, 2, 0)
+    rates = grouped(aligned, optimizers.build(aligned, Train(), frozenset()))
+    assert rates["visual.proj"]["peak_lr"] == 1e-5, "a projection that was trained is no fresh head"
+    given = grouped(aligned, optimizers.build(aligned, Train(lr=3e-4), frozenset()))
+    assert {group["peak_lr"] for group in given.values()} == {3e-4}
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_rates_fall_from_block_to_block(rank, make):
+    """BEiT's rule for two blocks a tower: the head and what follows the blocks 1, then 1/2, 1/4, and 1/8 below them."""
+    clip = make()
+    if rank:
+        adapt.add_lora(clip, rank, 0)
+    found = grouped(clip, optimizers.build(clip, Train(lr=1.0, layer_decay=0.5), frozenset()))
+
+    def share(name: str) -> float:
+        if ".resblocks.1." in name:
+            return 0.5
+        if ".resblocks.0." in name:
+            return 0.25
+        top = ("visual.proj", "text_projection", "visual.ln_post", "ln_final", "logit_scale")
+        return 1.0 if name.startswith(top) else 0.125
+
+    assert {name: group["peak_lr"] for name, group in found.items()} == {name: share(name) for name in found}
+    assert set(map(share, found)) == ({1.0, 0.5, 0.25} if rank else {1.0, 0.5, 0.25, 0.125})
+    names = {name for name, one in clip.model.named_parameters() if one.requires_grad}
+    assert found.keys() == names
+
+
+def test_rates_that_cannot_fall_are_refused_unless_the_tower_is_frozen(clip):
+    clip.model.visual.transformer = torch.nn.Linear(32, 32)
+    with pytest.raises(ConfigError, match=r"layer_decay = 0\.5: the image tower of tiny has no blocks"):
+        optimizers.build(clip, Train(layer_decay=0.5), frozenset())
+    clip.model.visual.requires_grad_(False)
+    optimizers.build(clip, Train(layer_decay=0.5), frozenset({"image"}))

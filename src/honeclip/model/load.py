@@ -20,7 +20,7 @@ from torch import Tensor
 from honeclip.checkpoint import load as checkpoints
 from honeclip.device.detect import choose
 from honeclip.errors import ModelError
-from honeclip.model import build, folder, heads, hub, huggingface, starter
+from honeclip.model import adapt, build, folder, heads, hub, huggingface, starter
 from honeclip.model.clip import Base, Clip, check_format, place
 from honeclip.preprocess.preprocess import Preprocess
 
@@ -177,7 +177,7 @@ def _checkpoint(path: Path, source: str, device: Device) -> Clip:
 
 
 def from_json(stored: Mapping[str, Any], weights: Mapping[str, Tensor], *, source: str, device: Device) -> Clip:
-    """A Clip from what `clip.clip_json` gave and the model's state_dict; fresh heads are folded.
+    """A Clip from what `clip.clip_json` gave and the model's state_dict; fresh heads are folded, adapters merged.
 
     Raises:
         ModelError: a newer honeclip wrote it, or the weights are those of another model.
@@ -193,6 +193,9 @@ def from_json(stored: Mapping[str, Any], weights: Mapping[str, Tensor], *, sourc
     clip = Clip(model, preprocess, config, device, source, base, stored["domain"])
     if heads.is_fresh(weights):
         heads.install_empty(clip)
+    if adapt.is_adapted(weights):
+        adapt.install_empty(clip, weights)
     build.fill(model, weights, source)
+    adapt.merge_lora(clip)
     heads.fold(clip)
     return place(model, preprocess, config, base, source=source, device=device, domain=clip.domain)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from honeclip.config import Train
+from honeclip.errors import ConfigError
+from honeclip.model.adapt import heights, is_adapter
 from honeclip.model.clip import Clip
 from honeclip.model.towers import image_tower, text_tower
 
-HEAD_RATE, BODY_RATE = 1e-3, 1e-5
-"""Peak rates of `train.lr = "auto"`: for heads over frozen or fresh features, and for whole pre-trained towers."""
+HEAD_RATE, LORA_RATE, BODY_RATE = 1e-3, 2e-4, 1e-5
+"""Peak rates of `train.lr = "auto"`: for heads over frozen or fresh features, adapters, and whole pre-trained towers."""
 
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Adam's constants as CLIP trains with them (Radford et al. 2021, table 19)."""
@@ -22,20 +24,28 @@ BETAS, EPSILON = (0.9, 0.98), 1e-6
 def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW:
     """The optimizer over everything that may ever learn in this run; each group has its peak rate as `peak_lr`.
 
+    With `layer_decay` below 1 the rate falls by that factor from the head, which has all of it, to the last block and on
+    from block to block (Clark et al. 2020, arXiv 2003.10555; Bao et al. 2022, arXiv 2106.08254).
+
     Args:
         clip: the model, heads in their final form.
         train: rate and decay.
         frozen: towers ("image", "text") whose bodies never learn.
+
+    Raises:
+        ConfigError: rates shall decay by layers, and a tower that learns has no blocks that are known.
     """
     heads = {id(one) for tower in (image_tower(clip), text_tower(clip)) for one in tower.parameters_head()}
     fast_heads = clip.base.starts_unaligned or frozen == {"image", "text"}
     head_rate = (HEAD_RATE if fast_heads else BODY_RATE) if train.lr == "auto" else train.lr
-    body_rate = BODY_RATE if train.lr == "auto" else train.lr
+    body_rate, lora_rate = (BODY_RATE, LORA_RATE) if train.lr == "auto" else (train.lr, train.lr)
+    shares = _layer_shares(clip, train.layer_decay) if train.layer_decay < 1 else {}
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_learning(clip):
         is_head = id(parameter) in heads or name in ("logit_scale", "logit_bias")
         decay = train.weight_decay if _decays(name, parameter) else 0.0
-        groups.setdefault((head_rate if is_head else body_rate, decay, is_head), []).append(parameter)
+        rate = head_rate if is_head else lora_rate if is_adapter(name) else body_rate
+        groups.setdefault((rate * shares.get(id(parameter), 1.0), decay, is_head), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "head": head}
@@ -50,6 +60,20 @@ def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW
 def named_learning(clip: Clip) -> Iterator[tuple[str, nn.Parameter]]:
     """Name and parameter of everything that requires a gradient, in the model's order."""
     return ((name, one) for name, one in clip.model.named_parameters() if one.requires_grad)
+
+
+def _layer_shares(clip: Clip, decay: float) -> dict[int, float]:
+    """By a parameter's id, the share of its rate that its place leaves it."""
+    shares: dict[int, float] = {}
+    for tower in (image_tower(clip), text_tower(clip)):
+        blocks, height = heights(tower)
+        if not blocks and any(one.requires_grad for one in tower.parameters_body()):
+            raise ConfigError(
+                f"train.layer_decay = {decay}: the {tower.name} tower of {clip.source} has no blocks that are known; use "
+                f"1.0, or model.freeze={tower.name}"
+            )
+        shares |= {key: decay ** (blocks + 1 - place) for key, place in height.items()}
+    return shares
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -28,7 +28,7 @@ from honeclip.embedding.features import Features as Caches
 from honeclip.errors import DataError
 from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
-from honeclip.model import heads, resize
+from honeclip.model import adapt, heads, resize
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.monitoring.terminal import Progress
@@ -209,7 +209,7 @@ def train_features(found: Prepared, towers: frozenset[str], progress: Progress) 
 
 
 def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
-    """Model with its heads, optimizer and scaler, before any stage was entered.
+    """Model with its heads and adapters, optimizer and scaler, before any stage was entered.
 
     Args:
         found: what was prepared.
@@ -226,6 +226,10 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
     objective.prepare(clip, config.loss)
     names = frozenset(name for name, _ in optimizer.named_learning(clip))
     stages.enter(clip, Stage(0, 0, freeze), names)
+    if config.model.last_blocks:
+        adapt.keep_last(clip, config.model.last_blocks, freeze)
+    if config.model.lora_rank:
+        adapt.add_lora(clip, config.model.lora_rank, config.train.seed)
     dtype = precision.weight_dtype(found.precision.name)
     return Learner(
         clip=clip,
