@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from honeclip.device import resident
 from honeclip.device.device import Cpu, Cuda, Device, Mps
 from honeclip.device.facts import Platform, gather
 from honeclip.errors import BadInput
@@ -47,6 +48,7 @@ def choose(wanted: str | Device = "auto", platform: Platform | None = None) -> D
         return Mps(found, "asked for" if asked else mps.reason)
     if wanted == "cuda" or (not asked and cuda.works):
         return Cuda(found, "asked for" if asked else cuda.reason)
+    resident.map_large_blocks()
     return Cpu(found, "asked for" if asked else f"no GPU can be used: {mps.reason if _is_mac(found) else cuda.reason}")
 
 
