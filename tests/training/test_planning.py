@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -118,7 +118,7 @@ def test_each_kept_graph_costs_its_bytes_and_buys_the_same_time(clip, batch):
     # the last ones come to the peak; the first fit beside the gradients
     assert peaks == sorted(peaks)
     assert peaks[10] - peaks[9] == pytest.approx(found[0].graph_bytes, rel=0.05)
-    steps = [a.predicted_overhead - b.predicted_overhead for a, b in zip(found, found[1:], strict=False)]
+    steps = [a.predicted_overhead - b.predicted_overhead for a, b in pairwise(found)]
     assert steps == pytest.approx([steps[0]] * 10)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +86,37 @@ def autocast(device_type: str, backend: str, name: str) -> Iterator[None]:
     if dtype is None:
         yield
         return
-    with (
-        torch.autocast(device_type, dtype=dtype),
-        _FullConvolutions(device_type) if backend == "mps" else nullcontext(),
-    ):
+    with torch.autocast(device_type, dtype=dtype), full_convolutions(device_type if backend == "mps" else None):
         yield
+
+
+_convolves: ContextVar[str | None] = ContextVar("honeclip convolutions in float32", default=None)
+
+
+def takes_full_convolutions() -> str | None:
+    """What `full_convolutions` was given around here."""
+    return _convolves.get()
+
+
+@contextmanager
+def full_convolutions(device_type: str | None) -> Iterator[None]:
+    """Convolutions inside are computed in float32, whatever autocast is around it.
+
+    A backward has to enter it again where it repeats a forward: torch takes modes off while a backward runs, and may run
+    it in a thread that never had them.
+
+    Args:
+        device_type: whose autocast; None does nothing.
+    """
+    if device_type is None:
+        yield
+        return
+    before = _convolves.set(device_type)
+    try:
+        with _FullConvolutions(device_type):
+            yield
+    finally:
+        _convolves.reset(before)
 
 
 class _FullConvolutions(TorchFunctionMode):

@@ -30,7 +30,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -226,6 +226,11 @@ class _Functions(TorchFunctionMode):
             dropout = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
             if dropout > 0:
                 self.watch.refuse(12, name, "without gradients it has no dropout")
+        if func is multi_head_attention_forward and not torch.is_grad_enabled() and self.watch.concerned(args):
+            # the SDPA inside it is not seen: torch takes the mode off while this function runs
+            dropout = kwargs.get("dropout_p", args[10] if len(args) > 10 else 0.0)
+            if dropout > 0 and kwargs.get("training", True):
+                self.watch.refuse(12, name, "without gradients it has no dropout")
         if func in NUMPY and self.watch.place(args[0]) == "device":
             self.watch.refuse(None, name, "the tensor is on the device; bring it back with .cpu() first")
         if target == "device" and args[0].dtype in DOUBLE:
@@ -256,11 +261,14 @@ class _Operations(TorchDispatchMode):
         return result
 
     def _note(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
-        """What is computed from a tensor is where that tensor is; what comes from data is on the host."""
+        """What is computed from a tensor is where that tensor is; what comes from data is on the host.
+
+        A fused update gives nothing back: its lists are all in one place, moments that a checkpoint brought too.
+        """
         sources = given[:1] if name in CROSSING else given
         places = {"host"} if name == "lift_fresh" else {self.watch.place(one) for one in sources}
         if places & {"device", "host"}:
-            for one in made:
+            for one in made or given:
                 self.watch.put(one, "device" if "device" in places else "host")
 
     def _check_before(self, name: str, args: tuple[Any, ...], given: list[Tensor]) -> None:

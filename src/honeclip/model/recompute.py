@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from honeclip.device import rng
+from honeclip.device.precision import full_convolutions, takes_full_convolutions
 from honeclip.model import attention
 from honeclip.model.clip import Clip
 
@@ -91,23 +92,25 @@ def _recomputed(block: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """The context of the first forward and that of its repetition."""
-    return nullcontext(), _Replay(rng.snapshot(), attention.active())
+    return nullcontext(), _Replay(rng.snapshot(), attention.active(), takes_full_convolutions())
 
 
 class _Replay:
-    """The randomness and the attention slices of a first forward, as often as a backward repeats it.
+    """The randomness, the attention slices and the float32 convolutions of a first forward, as often as a backward
+    repeats it (torch itself brings autocast back).
 
     The repetition may run in another thread (autograd has one a device) and outside of `attention.sliced`.
     """
 
-    def __init__(self, states: dict[str, Tensor], plan: attention.Plan | None) -> None:
-        self._states, self._plan = states, plan
+    def __init__(self, states: dict[str, Tensor], plan: attention.Plan | None, convolutions: str | None) -> None:
+        self._states, self._plan, self._convolutions = states, plan, convolutions
         self._entered: list[ExitStack] = []
 
     def __enter__(self) -> None:
         stack = ExitStack()
         stack.callback(rng.restore, rng.snapshot())
         stack.enter_context(attention.resumed(self._plan))
+        stack.enter_context(full_convolutions(self._convolutions))
         rng.restore(self._states)
         self._entered.append(stack)
 

@@ -157,7 +157,7 @@ def _warm_up(encoder: Callable[[Any], Tensor], piece: Any) -> list[Tensor]:
     output = encoder(piece)
     found = leaves([output])
     if output.requires_grad:
-        torch.autograd.backward(output, torch.ones_like(output))
+        output.backward(torch.ones_like(output))
     return found
 
 
@@ -178,7 +178,7 @@ def _traces(
             outputs.append(encoder(piece).detach())
 
     def backward() -> None:
-        torch.autograd.backward(outputs[0], torch.ones_like(outputs[0]))
+        outputs[0].backward(torch.ones_like(outputs[0]))
 
     building = timeline(forward, device)
     back = timeline(backward, device) if outputs[0].requires_grad else [0]

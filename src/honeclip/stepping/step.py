@@ -241,9 +241,7 @@ class _Attempt:
                 rng.restore(self.replay[tower][index])
                 output = self.encoders[tower](piece)
                 self._same(tower, output.detach(), value.detach()[start:stop])
-            # not the tensor's own method: that would leave the function modes of the device's autocast, in which blocks
-            # that are recomputed must run
-            torch.autograd.backward(output, gradient[start:stop].to(output.dtype))
+            output.backward(gradient[start:stop].to(output.dtype))
 
     def _how_many(self, wanted: int, counted: Kept, output: Tensor) -> int:
         if wanted >= 0:

@@ -28,11 +28,15 @@ from honeclip.training import optimizer as optimizers
 from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.objective import clamp_scale, objective
 
+NORM = "the gradient norm"
+
 
 @dataclass(frozen=True)
 class Step:
     """What happened in one step: its 1-based number, the result, the gradient norm before clipping, the rate,
-    a sentence for each image that could not be read any more, pairs, the plan for the next step, and why it changed."""
+    a sentence for each image that could not be read any more, pairs, the plan for the next step, why it changed, and whether
+    the update was left out because a gradient in half precision was too large for the scale, which is smaller from here on.
+    """
 
     number: int
     result: StepResult
@@ -42,6 +46,7 @@ class Step:
     pairs: int
     plan: Plan
     change: str
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,10 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
         last_good: names the newest checkpoint, for the message when the run must end.
 
     Raises:
-        NonFiniteError: the loss or a gradient is NaN or infinite; weights are as before that step.
+        NonFiniteError: the loss is NaN or infinite, or a gradient is and there is no gradient scale that could be
+            lowered: none is used, or it is down to 1. Weights are as before that step.
     """
-    clip, optimizer, config = learner.clip, learner.optimizer, learner.config.train
+    clip, optimizer = learner.clip, learner.optimizer
     clip.model.train()
     freeze_batch_norm(clip.model)
     memory = learner.config.memory
@@ -89,23 +95,16 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
         lr = optimizers.set_rate(optimizer, learner.factor(step), learner.heads)
         result, pilot, change = _fitting_step(learner, batch, pilot)
         _stop_unless(result.finite, step, f"the loss ({_names(result)})", last_good)
-        learning = [one for group in optimizer.param_groups for one in group["params"]]
-        learner.scaler.unscale_(optimizer) if learner.scaler.is_enabled() else None
-        norm = optimizers.gradient_norm(learning)
-        # a scaler skips the step and tries a smaller scale; without one (its scale is 1) there is nothing left to try
-        tries = learner.scaler.get_scale() > 1
-        _stop_unless(tries or math.isfinite(norm), step, _worst_gradient(clip), last_good)
-        optimizers.clip_gradients(learning, norm, config.grad_clip)
-        learner.scaler.step(optimizer)
-        learner.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        clamp_scale(clip)
+        with clip.device.lock:
+            norm, skipped = _update(learner, step, last_good)
+            optimizer.zero_grad(set_to_none=True)
+            clamp_scale(clip)
         swapped, before = swapped_bytes(), swapped
         if not change:
             available = clip.device.memory()["available"]
             pilot, change = autopilot.after(pilot, result.retries, available, swapped > before)
             recompute(clip, pilot.plan.recompute)
-        yield Step(step + 1, result, norm, lr, batch.lost, len(batch.draw.indices), pilot.plan, change)
+        yield Step(step + 1, result, norm, lr, batch.lost, len(batch.draw.indices), pilot.plan, change, skipped)
 
 
 def _fitting_step(learner: Learner, batch: Batch, pilot: Autopilot) -> tuple[StepResult, Autopilot, str]:
@@ -149,6 +148,28 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
         )
 
 
+def _update(learner: Learner, step: int, last_good: Callable[[], str]) -> tuple[float, bool]:
+    """Moves the weights along the gradients; gives the norm that these had, and whether the weights stayed.
+
+    In fp16 a scaled gradient may overflow although nothing is wrong with the run: the scaler leaves the update out and
+    halves its scale. What is still not finite at a scale of 1, sixteen steps later, would be without one as well.
+    """
+    optimizer, scaler = learner.optimizer, learner.scaler
+    learning = [one for group in optimizer.param_groups for one in group["params"]]
+    if scaler.is_enabled():
+        scaler.unscale_(optimizer)
+    norm = optimizers.gradient_norm(learning)
+    skipped = not math.isfinite(norm)
+    if skipped:
+        worst = _worst_gradient(learner.clip)
+        # a scaler skips for a gradient that is not finite, but would not for a norm that only as a sum is not
+        _stop_unless(scaler.get_scale() > 1 and worst != NORM, step, worst, last_good)
+    optimizers.clip_gradients(learning, norm, learner.config.train.grad_clip)
+    scaler.step(optimizer)
+    scaler.update()
+    return norm, skipped
+
+
 def step_seed(seed: int, step: int) -> int:
     """The seed of one step's dropout: a pure function, so that a resumed run needs no generator state to go on."""
     digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
@@ -168,7 +189,7 @@ def _worst_gradient(clip: Clip) -> str:
     for name, one in clip.model.named_parameters():
         if one.grad is not None and not torch.isfinite(one.grad).all():
             return f"the gradient of {name}"
-    return "the gradient norm"
+    return NORM
 
 
 def _stop_unless(finite: bool, step: int, part: str, last_good: Callable[[], str]) -> None:

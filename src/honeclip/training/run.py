@@ -316,6 +316,7 @@ class _Session:
             retries=result.retries,
             memory_bytes=held,
             grad_norm=step.grad_norm,
+            skipped=step.skipped,
             parts=result.parts,
             seconds=result.seconds,
         )
