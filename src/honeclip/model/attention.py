@@ -44,7 +44,7 @@ class Calls:
 
     sliced: int = 0
     left: int = 0
-    queries: int = 0
+    queries: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class Kept:
         """Counts one saved tensor and passes it on, detached: a node that holds its own output would never be freed
         where no backward comes, as after running out of memory or when only counting was wanted."""
         storage = tensor.untyped_storage()
-        address = storage.data_ptr()
+        # the number of a storage, which fake tensors have too
+        address = storage._cdata
         # a layer saves its weight as a transposed view of it
         root = tensor if tensor._base is None else tensor._base
         if not ((root.is_leaf and root.requires_grad) or isinstance(root, nn.Parameter)) and address not in self._seen:
@@ -34,7 +35,7 @@ class Kept:
 def counting() -> Iterator[Kept]:
     """Counts what the forward inside keeps for its backward, on any device.
 
-    Addresses stand for storages, which is right while every graph built inside is still alive.
+    Numbers stand for storages, which is right while every graph built inside is still alive.
     """
     kept = Kept()
     with torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor):

@@ -25,7 +25,7 @@ from honeclip.model.recompute import recomputed
 from honeclip.schedule import parse, to_steps
 from honeclip.stepping import plan as plans
 from honeclip.stepping.cost import TowerCost, measure
-from honeclip.stepping.plan import Levers, Plan, Task
+from honeclip.stepping.plan import NO_PLAN, Levers, Plan, Task
 
 MIN_STEPS, MIN_HEAD_STEPS, AUTO_EPOCHS = 60, 100, 10
 """`train.length = "auto"`: ten times through the data, never under sixty steps; a hundred where only heads learn, whose
@@ -69,11 +69,21 @@ class Subject:
     imports_bytes: int | None = None
 
 
-def make_plan(subject: Subject, memory: Memory, budget_bytes: int) -> Plan:
+Measured = dict[Levers, list[TowerCost]]
+"""What the towers cost with each combination of levers that was measured."""
+
+
+def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measured | None = None) -> Plan:
     """Measures each tower on a few samples and takes the fastest plan that fits.
 
     Recomputation and attention slices are tried where the user wants them, and where without them only small
     micro-batches fit.
+
+    Args:
+        subject: what is planned for.
+        memory: wishes; what is set there is taken as it is.
+        budget_bytes: what the process may use above its imports.
+        known: what was measured for this subject before, and what is measured now.
 
     Raises:
         BadInput: not even one sample at a time fits the budget.
@@ -92,8 +102,11 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int) -> Plan:
     least = 0
     found: Plan | None = None
     plain: Sequence[TowerCost] = ()
+    known = {} if known is None else known
     for levers in _levers(subject, memory):
-        costs = _costs(subject, levers)
+        if levers not in known:
+            known[levers] = _costs(subject, levers)
+        costs = known[levers]
         plain = plain or costs
         costs = [replace(one, work=before.work) for one, before in zip(costs, plain, strict=True)]
         plan = plans.best(task, costs, levers)
@@ -106,6 +119,11 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int) -> Plan:
     if found is None or least > budget_bytes:
         raise _too_little(subject, task, least, _levers(subject, memory)[-1])
     return _as_measured(found, subject, weights, libraries)
+
+
+def whole(samples: int) -> Plan:
+    """The plan of an undivided step that keeps everything."""
+    return replace(NO_PLAN, micro_batch=(samples, samples), keep=(1, 1), reason="undivided")
 
 
 @contextmanager
