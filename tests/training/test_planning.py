@@ -46,7 +46,7 @@ def subject(clip, batch, **other) -> Subject:
     given = {
         "clip": clip,
         "feeds": towers,
-        "inputs": [feed.inputs(batch) for feed in towers],
+        "inputs": [feed.trimmed(feed.inputs(batch)) for feed in towers],
         "batch": other.pop("size", BATCH),
         "input_bytes": 0,
         "around": nullcontext,

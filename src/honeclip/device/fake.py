@@ -8,18 +8,16 @@ with device.counting():
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from honeclip.device.device import LOCK, Cpu, Elapsed, timer
 from honeclip.device.facts import Platform
+from honeclip.device.ledger import Ledger
 from honeclip.device.precision import autocast
 from honeclip.device.rules import RuleBroken, rules
 
@@ -131,7 +129,7 @@ class FakeMps:
         Tensors that were there before (weights, mostly) are not counted. An operation that passes the limit raises what
         MPS raises. Only operations of this thread are seen, backward passes too.
         """
-        with _Ledger(self):
+        with Ledger(self._take, self._release):
             yield
 
     def out_of_memory(self, wanted_bytes: int) -> RuntimeError:
@@ -155,26 +153,6 @@ class FakeMps:
 
     def _release(self, size: int) -> None:
         self.held_bytes -= size
-
-
-class _Ledger(TorchDispatchMode):
-    """Tells a FakeMps of each new storage and of its end."""
-
-    def __init__(self, device: FakeMps) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.device = device
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given = {one.untyped_storage()._cdata for one in tree_iter((args, kwargs)) if isinstance(one, Tensor)}
-        result = func(*args, **kwargs)
-        for one in tree_iter(result):
-            if isinstance(one, Tensor) and one.untyped_storage()._cdata not in given:
-                storage = one.untyped_storage()
-                given.add(storage._cdata)
-                self.device._take(storage.nbytes())
-                weakref.finalize(storage, self.device._release, storage.nbytes())
-        return result
 
 
 def _size(count: int) -> str:

@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
@@ -110,11 +111,23 @@ def has_fast_kernel(
     CPU and CUDA choose among fused kernels that have a backward; a device that has no such choice has at most a kernel
     for inference.
     """
+    if isinstance(q, FakeTensor):
+        # torch's choice knows no fakes: it is asked about tensors of the same kind
+        with unset_fake_temporarily():
+            like = [_like(one) for one in (q, k, v)]
+            like_mask = None if mask is None else _like(mask)
+            return has_fast_kernel(like[0], like[1], like[2], like_mask, dropout_p, is_causal, scale)
     if _chooses(q.device.type):
         choice = torch._fused_sdp_choice(q, k, v, mask, dropout_p, is_causal, scale=scale)
         return choice not in (SDPBackend.MATH.value, SDPBackend.ERROR.value)
     trains = torch.is_grad_enabled() and any(one.requires_grad for one in (q, k, v))
     return not trains and q.shape[-1] == v.shape[-1] and q.shape[-1] in INFERENCE_HEAD_DIMS
+
+
+def _like(one: Tensor) -> Tensor:
+    return torch.empty_strided(
+        one.shape, one.stride(), dtype=one.dtype, device=one.device, requires_grad=one.requires_grad
+    )
 
 
 def _chooses(device_type: str) -> bool:

@@ -1,6 +1,6 @@
 """What a step costs in memory: of each tower measured on a few samples, for a whole step by arithmetic.
 
-Everything here is counted by torch's allocator and nothing is guessed: at every moment of a tower's forward and backward
+Everything here is counted tensor by tensor and nothing is guessed: at every moment of a tower's forward and backward
 the bytes are a straight line in the samples, so two runs over a few samples give those of any micro-batch. From them the
 peak of a step with any number of kept graphs follows by walking through it as `step.cached_step` does.
 """
@@ -14,12 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.utils._pytree import tree_map
 
 from honeclip.device import rng
-from honeclip.device.allocated import timeline
-from honeclip.device.device import Device
+from honeclip.device.ledger import levels
 from honeclip.stepping import inputs as tower_inputs
-from honeclip.stepping.count import Kept, counting, keeping_nothing, leaves
+from honeclip.stepping.count import counting, keeping_nothing, leaves
 
 ROWS = (2, 4)
 """Samples of the two measurements."""
@@ -65,18 +71,31 @@ class TowerCost:
 
 
 def measure(
-    encoder: Callable[[Any], Tensor], inputs: Any, device: Device, around: Callable[[], AbstractContextManager[Any]]
+    encoder: Callable[[Any], Tensor], inputs: Any, around: Callable[[], AbstractContextManager[Any]]
 ) -> TowerCost:
-    """Runs a few samples forwards and backwards and counts the allocator's bytes.
+    """Runs a few samples forwards and backwards, if possible without computing, and counts the bytes of all tensors.
 
-    Generators are put back and gradients removed; parameters must have none before.
+    Where an encoder asks for numbers (`item()`), it computes. Generators are put back and gradients removed; parameters
+    must have none before.
 
     Args:
         encoder: a tower, as for `cached_step`.
         inputs: its inputs, at least one sample; the first few are used.
-        device: where it computes.
         around: context of a step: autocast and attention slices. A whole step lies within one, so each is entered once.
     """
+    try:
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        return _measured(encoder, _faked(inputs, fake), around, fake)
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException):
+        return _measured(encoder, inputs, around, None)
+
+
+def _measured(
+    encoder: Callable[[Any], Tensor],
+    inputs: Any,
+    around: Callable[[], AbstractContextManager[Any]],
+    fake: FakeTensorMode | None,
+) -> TowerCost:
     rows = tower_inputs.rows(0, inputs)
     small, large = (min(wanted, rows) for wanted in ROWS)
     if small == large:
@@ -85,16 +104,18 @@ def measure(
     found: list[Tensor] = []
     try:
         with around():
-            warm = timeline(lambda: found.extend(_warm_up(encoder, _first(inputs, large))), device)
+            with levels(fake) as warm:
+                found.extend(_warm_up(encoder, _first(inputs, large)))
             gradients = sum(one.grad.nbytes for one in found if one.grad is not None)
-            low = _traces(encoder, _first(inputs, small), device)
-            high = _traces(encoder, _first(inputs, large), device) if large > small else low
+            low = _traces(encoder, _first(inputs, small), fake)
+            high = _traces(encoder, _first(inputs, large), fake) if large > small else low
     finally:
         for one in found:
             one.grad = None
         rng.restore(state)
     forward, passing, backward = (_envelope(small, a, large, b) for a, b in zip(low[1:], high[1:], strict=True))
-    graph = -(-high[0] // large)
+    # what is there once, such as casted weights, is in both
+    graph = -(-(high[0] - low[0]) // (large - small)) if large > small else -(-high[0] // large)
     return TowerCost(max(0, warm[-1] - gradients), graph, forward, passing, backward, gradients, float(graph))
 
 
@@ -162,30 +183,32 @@ def _warm_up(encoder: Callable[[Any], Tensor], piece: Any) -> list[Tensor]:
 
 
 def _traces(
-    encoder: Callable[[Any], Tensor], piece: Any, device: Device
+    encoder: Callable[[Any], Tensor], piece: Any, fake: FakeTensorMode | None
 ) -> tuple[int, list[int], list[int], list[int]]:
-    """(bytes of the graph, timelines of its forward, of a forward that keeps nothing, of its backward)."""
-    outputs: list[Tensor] = []
-    counted: list[Kept] = []
-
-    def forward() -> None:
+    """(bytes that the hooks count, levels of its forward, of a forward that keeps nothing, of its backward)."""
+    with levels(fake) as found:
         with counting() as kept:
-            outputs.append(encoder(piece))
-        counted.append(kept)
-
-    def pass_through() -> None:
+            output = encoder(piece)
+        built = len(found) - 1
+        if output.requires_grad:
+            output.backward(torch.ones_like(output))
+        gone = len(found) - 1
+        del output
+        start = len(found) - 1
         with keeping_nothing():
-            outputs.append(encoder(piece).detach())
+            again = encoder(piece).detach()
+        passed = len(found) - 1
+    del again
+    return kept.bytes, found[: built + 1], _from(found, start, passed), _from(found, built, gone)
 
-    def backward() -> None:
-        outputs[0].backward(torch.ones_like(outputs[0]))
 
-    building = timeline(forward, device)
-    back = timeline(backward, device) if outputs[0].requires_grad else [0]
-    outputs.clear()
-    # a device without events of its own has the hooks' count
-    graph = building[-1] or counted[0].bytes
-    return graph, building, timeline(pass_through, device), back
+def _from(levels_: list[int], start: int, stop: int) -> list[int]:
+    """The levels between two moments, above the first."""
+    return [one - levels_[start] for one in levels_[start : stop + 1]]
+
+
+def _faked(inputs: Any, fake: FakeTensorMode) -> Any:
+    return tree_map(lambda one: fake.from_tensor(one) if isinstance(one, Tensor) else one, inputs)
 
 
 def _envelope(small: int, low: list[int], large: int, high: list[int]) -> Lines:

@@ -38,6 +38,14 @@ class ImageFeed:
 
     def __call__(self, piece: Tensor) -> Tensor:
         """A micro-batch of inputs -> embeddings (m, D), not normalised. Pixels cross as uint8 and become floats there."""
+        return self.forward(piece)
+
+    def trimmed(self, piece: Tensor) -> Tensor:
+        """The same inputs: nothing can be cut off an image."""
+        return piece
+
+    def forward(self, piece: Tensor) -> Tensor:
+        """What a call does; it asks for no number, so that it runs on tensors that have none."""
         tower = image_tower(self.clip)
         here = self.clip.device.copy(piece)
         if self.features_NF is not None:
@@ -63,7 +71,14 @@ class TextFeed:
 
     def __call__(self, piece: Tensor) -> Tensor:
         """A micro-batch of inputs -> embeddings (m, D), not normalised. Tokens are cut to the longest caption in it."""
+        return self.forward(self.trimmed(piece))
+
+    def trimmed(self, piece: Tensor) -> Tensor:
+        """Tokens cut to the longest caption among them; features as they are."""
+        return piece if self.features_NF is not None else trim(text_tower(self.clip), piece)
+
+    def forward(self, piece: Tensor) -> Tensor:
+        """What a call does after trimming; it asks for no number, so that it runs on tensors that have none."""
         tower = text_tower(self.clip)
-        if self.features_NF is not None:
-            return tower.head(self.clip.device.copy(piece).to(self.dtype))
-        return tower(self.clip.device.copy(trim(tower, piece)))
+        here = self.clip.device.copy(piece)
+        return tower.head(here.to(self.dtype)) if self.features_NF is not None else tower(here)

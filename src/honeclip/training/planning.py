@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from honeclip.config import Memory, Train
 from honeclip.device import resident, rng
@@ -48,8 +49,8 @@ class Subject:
 
     Attributes:
         clip: model, in training mode, with what learns requiring gradients.
-        feeds: one a tower, image first: a call from inputs to embeddings.
-        inputs: a few samples of each tower, those that need most (the longest captions).
+        feeds: one a tower, image first: `forward` is the way from inputs to embeddings.
+        inputs: a few samples of each tower, those that need most (the longest captions), texts cut to what they need.
         batch: the effective batch in pairs.
         input_bytes: of the whole batch, waiting on the host.
         around: context of a step: autocast.
@@ -156,10 +157,11 @@ def _levers(subject: Subject, memory: Memory) -> list[Levers]:
 
 def _slice(subject: Subject) -> int:
     """Queries of a slice where attention has no kernel of its own here; 0 where torch holds no scores anyway."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
     state = rng.snapshot()
-    with subject.around(), attention.sliced("auto") as calls:
+    with subject.around(), attention.sliced("auto") as calls, fake:
         for feed, inputs in zip(subject.feeds, subject.inputs, strict=True):
-            feed(inputs)
+            feed.forward(fake.from_tensor(inputs))
     rng.restore(state)
     return calls.queries
 
@@ -167,7 +169,7 @@ def _slice(subject: Subject) -> int:
 def _costs(subject: Subject, levers: Levers) -> list[TowerCost]:
     with pulled(subject.clip, levers):
         return [
-            measure(feed, inputs, subject.device, subject.around)
+            measure(feed.forward, inputs, subject.around)
             for feed, inputs in zip(subject.feeds, subject.inputs, strict=True)
         ]
 

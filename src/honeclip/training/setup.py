@@ -326,7 +326,7 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     clip = learner.clip
     probe = _longest(found, learner, stage)
     feeds = (learner.image_feed, learner.text_feed)
-    inputs = [feed.inputs(probe) for feed in feeds]
+    inputs = [feed.trimmed(feed.inputs(probe)) for feed in feeds]
     held = {id(one): one for group in learner.optimizer.param_groups for one in group["params"]}
     clip.model.train()
     subject = Subject(

@@ -65,7 +65,7 @@ class Trial:
         learner = self.learner
         feeds = (learner.image_feed, learner.text_feed)
         probe = self._probe()
-        inputs = [feed.inputs(probe) for feed in feeds]
+        inputs = [feed.trimmed(feed.inputs(probe)) for feed in feeds]
         return Subject(
             clip=learner.clip,
             feeds=feeds,
