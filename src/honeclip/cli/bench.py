@@ -44,6 +44,9 @@ def train(
         bool | None, typer.Option("--recompute/--no-recompute", help="Whether blocks compute their inside again.")
     ] = None,
     budget_gb: Annotated[float | None, typer.Option("--budget-gb", help="Memory of the process in GB.")] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Beside open_clip and sentence-transformers, on --data; in a checkout.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -51,6 +54,16 @@ def train(
 
     Example: honeclip bench train --model random:ViT-B-32 --batch 64 --micro-batch 8 --keep 4 --json
     """
+    if peers:
+        planned = {
+            "--keep": keep,
+            "--size": size,
+            "--slice": slice_,
+            "--recompute": recompute,
+            "--budget-gb": budget_gb,
+        }
+        _peers(model, batch, micro_batch or 8, precision, steps, data, planned, device, as_json)
+        return
     from honeclip.bench import train as work
 
     figures = work.run(
@@ -68,6 +81,26 @@ def train(
         device=device,
     )
     _print(figures, as_json)
+
+
+@app.command()
+def text(
+    data: Annotated[str, typer.Option("--data", help="Real captions.", metavar="D")],
+    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    captions: Annotated[int, typer.Option("--captions", help="Captions of the train split.", metavar="N")] = 256,
+    micro_batch: Annotated[
+        int, typer.Option("--micro-batch", help="Captions through the tower at once.", metavar="m")
+    ] = 8,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time of a text tower over real captions, trimmed and grouped by length, against all of them padded.
+
+    Example: honeclip bench text --data ../shared/data/tuxpaint_stamps --json
+    """
+    from honeclip.bench import text as work
+
+    _print(work.run(model, data, captions, micro_batch, device=device), as_json)
 
 
 @app.command()
@@ -108,6 +141,60 @@ def attention(
     from honeclip.bench import attention as work
 
     _print(work.run(model, size, slice_, device=device), as_json)
+
+
+def _peers(
+    model: str,
+    batch: int,
+    micro_batch: int,
+    precision: str,
+    steps: int,
+    data: str | None,
+    planned: Mapping[str, object],
+    device: str,
+    as_json: bool,
+) -> None:
+    """Runs bench/peers/run.py of the checkout that this file lies in; the peers are no part of the package."""
+    import json
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from honeclip.cli.output import emit, show
+    from honeclip.device import detect
+    from honeclip.errors import BadInput, HoneclipError
+
+    script = Path(__file__).resolve().parents[3] / "bench" / "peers" / "run.py"
+    if not script.is_file():
+        raise BadInput(
+            "--peers: the peers' benchmarks are not in the installed package; they are in honeclip's repository, as "
+            "bench/peers/run.py. Clone it, `uv sync`, and run the same command there"
+        )
+    if data is None:
+        raise BadInput("--peers: the peers are compared on real captions: give --data D")
+    if precision not in ("auto", "fp32"):
+        raise BadInput(f"--precision {precision}: the peers are compared in fp32")
+    for name, value in planned.items():
+        if value is not None:
+            raise BadInput(f"{name} with --peers: what honeclip keeps follows from its peers' memory; leave {name} out")
+    numbers = {"--batch": batch, "--micro-batch": micro_batch, "--steps": steps}
+    if too_small := [name for name, value in numbers.items() if value < 1]:
+        raise BadInput(f"{too_small[0]} {numbers[too_small[0]]}: it is at least 1")
+    given = {"--model": model, "--data": data, "--device": detect.choose(device).type, **numbers}
+    command = [sys.executable, str(script), *(str(word) for pair in given.items() for word in pair)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise HoneclipError(f"bench/peers/run.py ended with exit code {done.returncode}; what it said stands above")
+    figures = json.loads(done.stdout)
+    if as_json:
+        emit(figures)
+        return
+    for name, one in figures["contestants"].items():
+        show(f"{name:<16}{one['samples_per_second']:8.2f} pairs/s {one['peak_memory_bytes'] / 1e9:8.2f} GB")
+    for name, one in figures["ratios"].items():
+        show(
+            f"{name:<30}{one['median']:6.2f} (goal {one['goal']}), CPU {one['cpu']:.2f}, memory {one['peak_share']:.2f}"
+        )
 
 
 def _print(figures: Mapping[str, float | int], as_json: bool) -> None:
