@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
 from open_clip.timm_model import TimmModel
@@ -235,6 +237,20 @@ def trim(tower: Tower, tokens_BL: Tensor) -> Tensor:
         return tokens_BL
     needed = max(1, int(tower.lengths(tokens_BL).max()))
     return tokens_BL[:, : -(-needed // TRIM_MULTIPLE) * TRIM_MULTIPLE]
+
+
+def share_of_longest(lengths: NDArray[np.int64], batch: int, micro_batch: int) -> float:
+    """Tokens of an average micro-batch, as a share of the one with the longest captions, for batches in length order.
+
+    Args:
+        lengths: (rows,) tokens of each caption; a batch is taken to be spread like them.
+        batch: the effective batch.
+        micro_batch: captions of one micro-batch, which is cut to its own longest.
+    """
+    spread = np.quantile(lengths, np.linspace(0, 1, batch), method="higher")
+    longest = np.array([part.max() for part in np.array_split(spread, -(-batch // micro_batch))])
+    kept = -(-longest // TRIM_MULTIPLE)
+    return float(kept.mean() / kept.max())
 
 
 def _lengths(model: Any) -> Function | None:

@@ -59,6 +59,8 @@ class TowerCost:
         gradients: bytes of the gradients that the tower's backward leaves, 0 for a tower that does not learn.
         work: of a sample's forward, in any unit that is the same for all towers: the bytes that its graph keeps where
             nothing is recomputed.
+        share: what an average micro-batch keeps, as a share of one with the longest captions; `graph` and all else is of
+            the longest.
     """
 
     fixed: int
@@ -68,6 +70,7 @@ class TowerCost:
     backward: Lines
     gradients: int
     work: float
+    share: float = 1.0
 
 
 def measure(
@@ -146,8 +149,8 @@ def peak_bytes(
     for cost, many, stay, rows in walk:
         if stay:
             # a device that does not show its own peaks has only the bytes of the graph
-            levels.append(held + cost.graph * rows * (stay - 1) + max(cost.forward(rows), cost.graph * rows))
-        held += cost.graph * rows * stay
+            levels.append(held + _graphs(cost, rows, stay - 1) + max(cost.forward(rows), cost.graph * rows))
+        held += _graphs(cost, rows, stay)
         if many > stay:
             levels.append(held + cost.passing(rows))
     held += loss_bytes
@@ -159,14 +162,18 @@ def peak_bytes(
         if stay:
             levels.append(held + cost.backward(rows))
             if stay > 1:
-                levels.append(held - graph + cost.gradients + cost.backward(rows))
-        held += cost.gradients - graph * stay
+                levels.append(held - _graphs(cost, rows, 1) + cost.gradients + cost.backward(rows))
+        held += cost.gradients - _graphs(cost, rows, stay)
         levels.append(held)
         if many > stay:
             # the first of them may come before there are gradients, the others come after
             there = held if many > 1 else held - cost.gradients
             levels.append(there + max(cost.forward(rows), graph + cost.backward(rows)))
     return max(levels)
+
+
+def _graphs(cost: TowerCost, rows: int, many: int) -> int:
+    return int(cost.graph * rows * many * cost.share)
 
 
 def _first(inputs: Any, rows: int) -> Any:

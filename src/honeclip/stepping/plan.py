@@ -131,7 +131,7 @@ def at(task: Task, costs: Sequence[TowerCost], levers: Levers, micro_batch: Sequ
     pieces = _pieces(task.samples, micro_batch)
     keep = tuple(min(wanted, most) for wanted, most in zip(keep, pieces, strict=True))
     peak = peak_bytes(costs, task.samples, micro_batch, keep, task.held, task.loss_bytes)
-    graphs = sum(cost.graph * one for cost, one in zip(costs, micro_batch, strict=True))
+    graphs = sum(int(cost.graph * one * cost.share) for cost, one in zip(costs, micro_batch, strict=True))
     again = ", blocks recomputed" if levers.recompute else ""
     again += f", attention in slices of {levers.attention_slice}" if levers.attention_slice else ""
     sizes = " and ".join(map(str, dict.fromkeys(micro_batch)))
@@ -201,7 +201,7 @@ def _overhead(
     """Time beyond an undivided step's, as a share; a tower's work is taken to be in proportion to what its graph keeps."""
     spent = plain = 0.0
     for size, cost, one, kept in zip(samples, costs, micro_batch, keep, strict=True):
-        work = size * cost.work
+        work = size * cost.work * cost.share
         backward = BACKWARD + levers.recompute + (SLICING if levers.attention_slice else 0) if cost.gradients else 0.0
         twice = max(0, size - kept * one) / size if cost.gradients else 0.0
         spent += work * (1 + SMALL_COST / one) * (1 + twice + backward)

@@ -19,7 +19,7 @@ from honeclip.errors import MemoryExhausted, NonFiniteError
 from honeclip.model import attention
 from honeclip.model.clip import Clip
 from honeclip.model.recompute import recompute
-from honeclip.model.towers import freeze_batch_norm
+from honeclip.model.towers import freeze_batch_norm, share_of_longest
 from honeclip.stepping import autopilot
 from honeclip.stepping.autopilot import Autopilot
 from honeclip.stepping.plan import Plan
@@ -29,6 +29,9 @@ from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.objective import clamp_scale, objective
 
 NORM = "the gradient norm"
+
+USUAL_MICRO_BATCH = 8
+"""For which the lengths of texts in a micro-batch are foreseen; others differ by less than the prediction's own error."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ class Learner:
     factor: Callable[[int], float]
     heads: float = 1.0
     lengths: NDArray[np.int64] | None = None
+
+
+def text_share(learner: Learner, batch: int) -> float:
+    """What an average micro-batch of texts keeps, as a share of the one with the longest captions."""
+    if learner.lengths is None or learner.text_feed.features_NF is not None:
+        return 1.0
+    longest = learner.clip.preprocess.context_length
+    return share_of_longest(np.minimum(learner.lengths, longest), batch, USUAL_MICRO_BATCH)
 
 
 def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], str]) -> Iterator[Step]:

@@ -52,6 +52,7 @@ class Subject:
         feeds: one a tower, image first: `forward` is the way from inputs to embeddings.
         inputs: a few samples of each tower, those that need most (the longest captions), texts cut to what they need.
         batch: the effective batch in pairs.
+        text_share: see `TowerCost.share`, of the text tower.
         input_bytes: of the whole batch, waiting on the host.
         around: context of a step: autocast.
         device: where the run computes.
@@ -68,6 +69,7 @@ class Subject:
     device: Device
     learning_bytes: int
     imports_bytes: int | None = None
+    text_share: float = 1.0
 
 
 Measured = dict[Levers, list[TowerCost]]
@@ -107,7 +109,7 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     for levers in _levers(subject, memory):
         if levers not in known:
             known[levers] = _costs(subject, levers)
-        costs = known[levers]
+        costs = [replace(one, share=share) for one, share in zip(known[levers], (1.0, subject.text_share), strict=True)]
         plain = plain or costs
         costs = [replace(one, work=before.work) for one, before in zip(costs, plain, strict=True)]
         plan = plans.best(task, costs, levers)

@@ -40,7 +40,7 @@ from honeclip.training import objective, optimizer, planning, stages
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
 from honeclip.training.folder import RunFolder
-from honeclip.training.loop import Learner, exact_step, gradient_scaler
+from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
 from honeclip.training.planning import Subject
 from honeclip.training.stages import Stage
 
@@ -340,6 +340,7 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
         device=found.device,
         learning_bytes=sum(one.numel() * one.element_size() for one in held.values()),
         imports_bytes=found.imports_bytes,
+        text_share=text_share(learner, stage.batch),
     )
     return planning.make_plan(subject, found.config.memory, budget(found.device, found.config.memory.budget_gb).bytes)
 

@@ -28,7 +28,7 @@ from honeclip.stepping.cost import ROWS
 from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import objective, optimizer, planning
 from honeclip.training.feeds import ImageFeed, TextFeed
-from honeclip.training.loop import Learner, exact_step, gradient_scaler
+from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
 from honeclip.training.planning import Subject
 
 
@@ -76,6 +76,7 @@ class Trial:
             device=learner.clip.device,
             learning_bytes=sum(one.nbytes for group in learner.optimizer.param_groups for one in group["params"]),
             imports_bytes=self.imports_bytes,
+            text_share=text_share(learner, size),
         )
 
     def _probe(self) -> Batch:
