@@ -132,6 +132,11 @@ class Train(Section):
         description="effective batch in pairs; lowered to the rows where there are fewer; "
         "[[0.0, 128], [0.5, 1024]] grows it at shares of the run",
     )
+    accumulation: Literal["exact", "plain"] = Field(
+        "exact",
+        description="plain: each micro-batch a loss of its own, for comparison; memory.micro_batch then decides what is "
+        "learned and must be set",
+    )
     patience: Count = Field(0, description="evaluations without a better score before the run ends (0: never)")
     lr: Literal["auto"] | AboveZero = Field(
         "auto", description="peak learning rate (auto: heads 1e-3, LoRA 2e-4, whole towers 1e-5)"

@@ -52,6 +52,18 @@ class Batch:
     lost: tuple[str, ...] = ()
 
 
+def rows(batch: Batch, start: int, stop: int) -> Batch:
+    """The rows `start` to `stop` of a batch."""
+    return replace(
+        batch,
+        draw=replace(batch.draw, indices=batch.draw.indices[start:stop]),
+        images=None if batch.images is None else batch.images[start:stop],
+        tokens=None if batch.tokens is None else batch.tokens[start:stop],
+        caption_id=batch.caption_id[start:stop],
+        image_id=batch.image_id[start:stop],
+    )
+
+
 def batches(
     pairs: Pairs,
     preprocess: Preprocess,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from honeclip.config import Config
-from honeclip.data.loader import Batch
+from honeclip.data.loader import Batch, rows
 from honeclip.device.memory import swapped_bytes
 from honeclip.device.precision import Precision, autocast_dtype
 from honeclip.errors import MemoryExhausted, NonFiniteError
@@ -21,6 +21,7 @@ from honeclip.model.clip import Clip
 from honeclip.model.recompute import recompute
 from honeclip.model.towers import freeze_batch_norm, share_of_longest
 from honeclip.stepping import autopilot
+from honeclip.stepping.accumulate import accumulated_step
 from honeclip.stepping.autopilot import Autopilot
 from honeclip.stepping.plan import Plan
 from honeclip.stepping.step import StepResult, cached_step
@@ -149,6 +150,14 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
     scaler = learner.scaler
     plan = learner.plan
     with device.lock, device.autocast(learner.precision.name), attention.sliced(plan.attention_slice):
+        if learner.config.train.accumulation == "plain":
+            return accumulated_step(
+                feeds,
+                [feed.inputs(batch) for feed in feeds],
+                lambda start, stop: objective(learner.clip, rows(batch, start, stop), learner.config.loss),
+                micro_batch=plan.micro_batch[0],
+                scale_loss=scaler.scale if scaler.is_enabled() else None,
+            )
         return cached_step(
             feeds,
             [feed.inputs(batch) for feed in feeds],

@@ -25,7 +25,7 @@ from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
 from honeclip.embedding import features
 from honeclip.embedding.features import Features as Caches
-from honeclip.errors import DataError
+from honeclip.errors import ConfigError, DataError
 from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
 from honeclip.model import adapt, heads, resize
@@ -108,6 +108,11 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     Raises:
         BadInput: data, domain, model, device or precision cannot be used.
     """
+    if config.train.accumulation == "plain" and config.memory.micro_batch == "auto":
+        raise ConfigError(
+            "train.accumulation=plain learns from the negatives of each micro-batch, so that memory would decide what is "
+            "learned: set memory.micro_batch, or leave train.accumulation=exact"
+        )
     imports_bytes = resident.now_bytes()
     where = detect.choose(device)
     how = precision.choose(where, config.train.precision)
