@@ -22,16 +22,10 @@ def doctor(
     from honeclip.cli.output import emit, show
     from honeclip.device import detect, facts, precision
     from honeclip.device.memory import budget
-    from honeclip.model.selfcheck import device_check
+    from honeclip.model.selfcheck import checked
 
     found = detect.choose(device)
-    chosen = precision.choose(found)
-    check = device_check(found, precision=chosen.name)
-    if not check["passed"] and chosen.name != "fp32":
-        chosen = precision.Precision(
-            "fp32", f"stepped down from {chosen.name}, which differs from the CPU here: {check}"
-        )
-        check = device_check(found, precision=chosen.name)
+    chosen, check = checked(found, precision.choose(found))
     memory = budget(found)
     named = {
         "home": places.home(),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from honeclip.device import detect
-from honeclip.device.precision import choose
+from honeclip.device.precision import Precision, choose
 from honeclip.losses.infonce import infonce
 from honeclip.losses.targets import Targets
 from honeclip.model import build, towers
@@ -64,6 +64,18 @@ def device_check(device: Device, *, precision: str = "auto") -> dict[str, float 
     base = Base("tiny model with random weights", "none", starts_unaligned=True)
     clip = place(build.build(TINY), preprocess, TINY, base, source="self-check", device=device)
     return self_check(clip, precision=precision)
+
+
+def checked(device: Device, wanted: Precision) -> tuple[Precision, dict[str, float | bool | None]]:
+    """The precision that the device computes rightly in, and the check of it: float32 where the wanted one differs.
+
+    A check that is not passed even in float32 is returned as it is.
+    """
+    check = device_check(device, precision=wanted.name)
+    if check["passed"] or wanted.name == "fp32":
+        return wanted, check
+    lower = Precision("fp32", f"stepped down from {wanted.name}, which differs from the CPU here: {check}")
+    return lower, device_check(device, precision=lower.name)
 
 
 def self_check(clip: Clip, reference: Clip | None = None, *, precision: str = "auto") -> dict[str, float | bool | None]:

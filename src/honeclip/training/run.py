@@ -348,6 +348,8 @@ class _Session:
                 f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
                 "train.precision=fp32"
             ) from None
+        if self.prepared.device.backend != "cpu":
+            self.prepared.device.empty_cache()  # the shapes of an evaluation do not come again (docs/mps.md, rule 18)
         position, best, said = judge(position, found)
         self.log.append(
             "evaluation",
