@@ -15,7 +15,7 @@ BATCH, HELD, LOSS = 64, 10_000, 500
 PLAIN, AGAIN = Levers(), Levers(recompute=True)
 
 
-def cost(each: int, *, gradients: int = 2000, work: float | None = None, share: float = 1.0) -> TowerCost:
+def cost(each: int, *, gradients: int = 200, work: float | None = None, share: float = 1.0) -> TowerCost:
     """A tower whose graph keeps `each` bytes a sample."""
     return TowerCost(
         fixed=100,
@@ -57,7 +57,7 @@ def test_with_all_room_it_is_the_undivided_step():
     assert found.step_bytes == EVERYTHING - HELD
     assert found.graph_bytes == BATCH * 1200
     # held, casted weights, both graphs, embeddings and loss, then the images' backward with its gradients
-    assert EVERYTHING == HELD + 200 + BATCH * 1200 + LOSS + max(2000 + 100 * BATCH, 250 * BATCH)
+    assert HELD + 200 + BATCH * 1200 + LOSS + max(200 + 100 * BATCH, 250 * BATCH) == EVERYTHING
 
 
 def test_less_room_never_means_less_time_and_never_more_than_the_room():
@@ -71,7 +71,7 @@ def test_less_room_never_means_less_time_and_never_more_than_the_room():
     assert overheads == sorted(overheads)
     assert overheads[0] == 0.0
     assert overheads[-1] > 0.33, "every forward twice is a third more, and single samples take longer"
-    assert len(set(overheads)) > 20
+    assert len(set(overheads)) > 15
 
 
 def test_it_is_the_best_of_all_that_have_such_pieces():
