@@ -34,10 +34,10 @@ COSTS = [IMAGE, TEXT]
 
 
 def recomputed(one: TowerCost) -> TowerCost:
-    """Keeps a tenth, and has a block's activations again in its backward."""
+    """Keeps a tenth, and has a block's activations, another tenth, again in its backward."""
     each = one.graph
     less = cost(each // 10, gradients=one.gradients, work=one.work)
-    return replace(less, backward=Lines(((one.gradients, each // 4),)))
+    return replace(less, backward=Lines(((one.gradients, each // 10),)))
 
 
 def task(budget: int, **other) -> Task:
@@ -92,7 +92,7 @@ def test_nothing_fits_below_the_smallest_plan():
     assert best(task(LEAST - 1), COSTS, PLAIN) is None
     found = best(task(LEAST), COSTS, PLAIN)
     assert found is not None
-    assert (found.micro_batch[0], found.keep[0]) == (1, 0)
+    assert (found.micro_batch[0], found.predicted_peak_bytes) == (1, LEAST)
 
 
 def test_the_smallest_plan_is_no_larger_than_any():
@@ -113,9 +113,9 @@ def test_recomputation_is_faster_only_where_much_would_be_dropped():
     """It costs a forward of all samples, as dropping all graphs does, but with it larger pieces fit."""
     budgets = [EVERYTHING - number * (EVERYTHING - LEAST) // 20 for number in range(21)]
     chosen = [faster(budget).recompute for budget in budgets]
-    assert not chosen[0]
+    assert not any(chosen[:16]), "a part of the graphs dropped costs less than all blocks again"
     assert chosen[-1]
-    assert chosen == sorted(chosen), "once it is better it stays so"
+    assert faster(LEAST).micro_batch[0] > 1
     assert faster(EVERYTHING).predicted_overhead == 0
     again = best(task(EVERYTHING), [recomputed(one) for one in COSTS], AGAIN)
     assert again is not None
