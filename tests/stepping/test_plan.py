@@ -95,6 +95,17 @@ def test_nothing_fits_below_the_smallest_plan():
     assert (found.micro_batch[0], found.predicted_peak_bytes) == (1, LEAST)
 
 
+@pytest.mark.parametrize("keep", [None, 0, 1])
+def test_where_only_the_smallest_plan_fits_it_is_found(keep):
+    """Here the texts' own larger micro-batch, beside the gradients, is what does not fit."""
+    towers = [cost(1000, gradients=2000), cost(200, gradients=2000)]
+    least = smallest(task(0), towers, PLAIN)
+    found = best(task(least, keep=keep), towers, PLAIN)
+    assert found is not None
+    assert (found.micro_batch, found.predicted_peak_bytes) == ((1, 1), least)
+    assert best(task(least - 1, keep=keep), towers, PLAIN) is None
+
+
 def test_the_smallest_plan_is_no_larger_than_any():
     sizes, keeps = (1, 3, 16, 64), (0, 1, 5, 64)
     for size, keep in product(sizes, keeps):
