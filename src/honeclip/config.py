@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,9 +61,9 @@ def _batches(value: Any) -> Any:
     if not rows or not numbers or any(len(row) != 2 for row in rows):
         raise ValueError("a growing batch is a list of [share of the run, pairs], such as [[0.0, 128], [0.5, 1024]]")
     shares = [share for share, _ in rows]
-    if shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1:
+    if shares[0] != 0 or not all(a < b for a, b in pairwise([*shares, 1])):
         raise ValueError(f"the shares {shares} must begin at 0.0, rise, and stay below 1")
-    if any(size != int(size) or size < 1 for _, size in rows):
+    if any(not float(size).is_integer() or size < 1 for _, size in rows):
         raise ValueError(f"{[size for _, size in rows]}: each batch is a whole number of pairs, at least 1")
     return [(float(share), int(size)) for share, size in rows]
 

@@ -57,9 +57,7 @@ def after(pilot: Autopilot, retries: int, available_bytes: int, swapped: bool = 
         swapped: whether the machine has begun to swap since the last step.
     """
     if retries:
-        return _lowered(
-            replace(pilot, patience=2 * pilot.patience), _halved(pilot.plan, retries), "out of memory in a step"
-        )
+        return _lowered(replace(pilot, patience=2 * pilot.patience), _halved(pilot, retries), "out of memory in a step")
     if swapped or available_bytes < pilot.plan.step_bytes:
         why = "the machine swaps" if swapped else f"{available_bytes / 1e9:.2f} GB are free"
         return _lowered(pilot, _smaller(pilot, available_bytes), why)
@@ -76,7 +74,8 @@ def after(pilot: Autopilot, retries: int, available_bytes: int, swapped: bool = 
 
 def escalate(pilot: Autopilot) -> tuple[Autopilot, str] | None:
     """After running out of memory with one sample at a time: recomputation, then slices, then None."""
-    plan = replace(pilot.plan, micro_batch=(1,) * len(pilot.plan.micro_batch), keep=(0,) * len(pilot.plan.keep))
+    ones = (1,) * len(pilot.plan.micro_batch)
+    plan = _at(pilot, replace(pilot.plan, micro_batch=ones, keep=(0,) * len(pilot.plan.keep)))
     if not plan.recompute:
         plan = replace(plan, recompute=True)
     elif not plan.attention_slice:
@@ -95,28 +94,25 @@ def _lowered(pilot: Autopilot, plan: Plan, why: str) -> tuple[Autopilot, str]:
     return replace(pilot, plan=changed, quiet=0), changed.reason
 
 
-def _halved(plan: Plan, times: int) -> Plan:
+def _halved(pilot: Autopilot, times: int) -> Plan:
     """The plan that a step ended with after halving its micro-batches so often."""
+    plan = pilot.plan
     sizes = tuple(max(1, one // 2**times) for one in plan.micro_batch)
-    return replace(_resized(plan, sizes), keep=(0,) * len(plan.keep))
+    return _at(pilot, replace(plan, micro_batch=sizes, keep=(0,) * len(plan.keep)))
 
 
 def _smaller(pilot: Autopilot, available_bytes: int) -> Plan:
     """Fewer graphs, as many as fit; then recomputation; then smaller pieces, where a step would not fit."""
     plan = pilot.plan
     if pilot.moves_keep and any(plan.keep):
-        each = plan.graph_bytes
         over = plan.step_bytes - available_bytes
-        fewer = max(1, -(-over // max(1, each))) if over > 0 else max(1, plan.keep[0] // 2)
+        fewer = -(-over // max(1, plan.graph_bytes)) if over > 0 else max(1, plan.keep[0] // 2)
         left = max(0, plan.keep[0] - fewer)
-        share = left / plan.keep[0] if plan.keep[0] else 0.0
-        keep = tuple(int(one * share) for one in plan.keep)
-        freed = each * (plan.keep[0] - keep[0])
-        return replace(plan, keep=keep, step_bytes=max(each, plan.step_bytes - freed))
+        return _at(pilot, replace(plan, keep=tuple(one * left // max(1, plan.keep[0]) for one in plan.keep)))
     if pilot.moves_recompute and not plan.recompute:
         return replace(plan, recompute=True)
     if any(one > 1 for one in plan.micro_batch) and available_bytes < plan.step_bytes:
-        return _resized(plan, tuple(max(1, one // 2) for one in plan.micro_batch))
+        return _at(pilot, replace(plan, micro_batch=tuple(max(1, one // 2) for one in plan.micro_batch)))
     return plan
 
 
@@ -124,22 +120,29 @@ def _larger(pilot: Autopilot) -> Plan | None:
     """The next step back towards what was planned; None where it holds already."""
     plan, planned = pilot.plan, pilot.planned
     if plan.micro_batch != planned.micro_batch:
-        return _resized(plan, tuple(min(2 * a, b) for a, b in zip(plan.micro_batch, planned.micro_batch, strict=True)))
+        sizes = tuple(min(2 * a, b) for a, b in zip(plan.micro_batch, planned.micro_batch, strict=True))
+        return _at(pilot, replace(plan, micro_batch=sizes))
     if plan.recompute != planned.recompute:
         return replace(plan, recompute=planned.recompute)
     if plan.keep != planned.keep:
         keep = tuple(min(b, a + max(1, b // 4)) if b else 0 for a, b in zip(plan.keep, planned.keep, strict=True))
-        more = plan.graph_bytes * (keep[0] - plan.keep[0])
-        return replace(plan, keep=keep, step_bytes=plan.step_bytes + more)
+        return _at(pilot, replace(plan, keep=keep))
     return None
 
 
-def _resized(plan: Plan, sizes: tuple[int, ...]) -> Plan:
-    """The plan with other micro-batches; what a step needs goes with the largest change."""
-    share = max(new / old for new, old in zip(sizes, plan.micro_batch, strict=True))
-    return replace(
-        plan, micro_batch=sizes, graph_bytes=int(plan.graph_bytes * share), step_bytes=int(plan.step_bytes * share)
-    )
+def _at(pilot: Autopilot, plan: Plan) -> Plan:
+    """The plan with what it needs by its micro-batches and kept graphs, reckoned from what was planned, so that a plan
+    that went down and came back needs what it did."""
+    planned = pilot.planned
+    share = max(new / old for new, old in zip(plan.micro_batch, planned.micro_batch, strict=True))
+    rest = planned.step_bytes - planned.graph_bytes * _more_graphs(planned)
+    needs = share * (max(0, rest) + planned.graph_bytes * _more_graphs(plan))
+    return replace(plan, graph_bytes=int(planned.graph_bytes * share), step_bytes=int(needs))
+
+
+def _more_graphs(plan: Plan) -> int:
+    """Graphs that are there at once beside the one that each step has, kept or built again."""
+    return max(0, plan.keep[0] - 1)
 
 
 def _words(plan: Plan) -> str:

@@ -117,7 +117,11 @@ def best(task: Task, costs: Sequence[TowerCost], levers: Levers) -> Plan | None:
     largest = min(MAX_MICRO_BATCH, task.samples[0])
     choices = [task.micro_batch] if task.micro_batch else _falling(largest)
     found = [plan for size in choices if (plan := _filled(task, costs, levers, size)) is not None]
-    return min(found, key=lambda plan: plan.predicted_overhead, default=None)
+    if not found:
+        # another tower's larger micro-batch may be what does not fit
+        last = at(task, costs, levers, [1] * len(costs), [task.keep or 0] * len(costs))
+        return last if last.predicted_peak_bytes <= task.budget_bytes else None
+    return min(found, key=lambda plan: plan.predicted_overhead)
 
 
 def smallest(task: Task, costs: Sequence[TowerCost], levers: Levers) -> int:

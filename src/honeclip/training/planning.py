@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from honeclip.errors import BadInput
 from honeclip.losses import tiles
 from honeclip.model import attention
 from honeclip.model.clip import Clip
-from honeclip.model.recompute import recomputed
+from honeclip.model.recompute import recompute, recomputed
 from honeclip.schedule import parse, to_steps
 from honeclip.stepping import plan as plans
 from honeclip.stepping.cost import TowerCost, measure
@@ -133,10 +133,9 @@ def whole(samples: int) -> Plan:
 def pulled(clip: Clip, levers: Levers) -> Iterator[None]:
     """The levers in place for a while, for forwards and their backwards inside."""
     with attention.sliced(levers.attention_slice):
-        if not levers.recompute:
-            yield
-            return
-        with recomputed(clip):
+        # a stage before may have left it on, under pressure
+        recompute(clip, False)
+        with recomputed(clip) if levers.recompute else nullcontext():
             yield
 
 
