@@ -17,6 +17,10 @@ QUIET_STEPS = 20
 ROOM = 1.25
 """Room that growing asks for, in terms of what the grown step would need: what is lowered at 1 comes back at this."""
 
+RECOMPUTED = 0.5
+"""What a step needs where blocks are recomputed under pressure, as a share of what it needs without, until it is planned
+anew: graphs shrink to the blocks' inputs, gradients and one block's inside stay."""
+
 EMERGENCY_SLICE = 64
 """Queries of a slice when everything else has failed: on a ViT-L/14 at 336 px a ninth of the scores at once."""
 
@@ -110,7 +114,7 @@ def _smaller(pilot: Autopilot, available_bytes: int) -> Plan:
         left = max(0, plan.keep[0] - fewer)
         return _at(pilot, replace(plan, keep=tuple(one * left // max(1, plan.keep[0]) for one in plan.keep)))
     if pilot.moves_recompute and not plan.recompute:
-        return replace(plan, recompute=True)
+        return _at(pilot, replace(plan, recompute=True))
     if any(one > 1 for one in plan.micro_batch) and available_bytes < plan.step_bytes:
         return _at(pilot, replace(plan, micro_batch=tuple(max(1, one // 2) for one in plan.micro_batch)))
     return plan
@@ -123,7 +127,7 @@ def _larger(pilot: Autopilot) -> Plan | None:
         sizes = tuple(min(2 * a, b) for a, b in zip(plan.micro_batch, planned.micro_batch, strict=True))
         return _at(pilot, replace(plan, micro_batch=sizes))
     if plan.recompute != planned.recompute:
-        return replace(plan, recompute=planned.recompute)
+        return _at(pilot, replace(plan, recompute=planned.recompute))
     if plan.keep != planned.keep:
         keep = tuple(min(b, a + max(1, b // 4)) if b else 0 for a, b in zip(plan.keep, planned.keep, strict=True))
         return _at(pilot, replace(plan, keep=keep))
@@ -137,6 +141,7 @@ def _at(pilot: Autopilot, plan: Plan) -> Plan:
     share = max(new / old for new, old in zip(plan.micro_batch, planned.micro_batch, strict=True))
     rest = planned.step_bytes - planned.graph_bytes * _more_graphs(planned)
     needs = share * (max(0, rest) + planned.graph_bytes * _more_graphs(plan))
+    needs *= RECOMPUTED if plan.recompute and not planned.recompute else 1.0
     return replace(plan, graph_bytes=int(planned.graph_bytes * share), step_bytes=int(needs))
 
 
