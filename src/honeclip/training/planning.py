@@ -120,7 +120,7 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
         if found is not None and (task.micro_batch or found.micro_batch[0] >= min(ENOUGH, subject.batch)):
             break
     if found is None or least > budget_bytes:
-        raise _too_little(subject, task, least, _levers(subject, memory)[-1])
+        raise _too_little(subject, task, least, levers)
     return _as_measured(found, subject, weights, libraries)
 
 
@@ -147,13 +147,14 @@ def total_steps(train: Train, rows: int, batch: float, seconds_per_step: float |
     return max(1, to_steps(parse(train.length), steps_per_epoch, None, seconds_per_step))
 
 
-def _levers(subject: Subject, memory: Memory) -> list[Levers]:
-    """The levers to try, those that cost no time first."""
+def _levers(subject: Subject, memory: Memory) -> Iterator[Levers]:
+    """The levers to try, those that cost no time first; what a slice would be is asked only where one is tried."""
+    again = [False, True] if memory.recompute == "auto" else [memory.recompute]
     slices = [0] if memory.attention_slice == "auto" else [memory.attention_slice]
+    yield Levers(again[0], slices[0])
     if memory.attention_slice == "auto" and (wanted := _slice(subject)):
         slices.append(wanted)
-    again = [False, True] if memory.recompute == "auto" else [memory.recompute]
-    return [Levers(recomputes, queries) for recomputes in again for queries in slices]
+    yield from [Levers(recomputes, queries) for recomputes in again for queries in slices][1:]
 
 
 def _slice(subject: Subject) -> int:
