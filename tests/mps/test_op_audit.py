@@ -27,6 +27,11 @@ MODES = {
     "heads alone, fp16": Mode(frozen=BOTH, precision="fp16"),
 }
 
+COVERED = {"slices", "recomputation", "fp16", "none kept, tiles of a row"}
+"""Modes whose levers others pull as well: the slow tier has them."""
+
+TIERS = [pytest.param(name, marks=pytest.mark.slow if name in COVERED else ()) for name in MODES]
+
 CUT = {"ViT-B-32": 64, "ViT-L-14-336": 42, "MobileCLIP2-S0": 64, "ViT-B-16-SigLIP": None, "starter": None}
 """Model -> side of its pictures."""
 
@@ -37,7 +42,7 @@ def clip(request, text, tmp_path_factory):
     return model(name if name == "starter" else cut(name, tmp_path_factory.mktemp("configs"), CUT[name]), text)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", TIERS)
 def test_mps_has_every_operation_of_a_step(clip, mode):
     mode = MODES[mode]
     learner, batch = learner_for(clip, mode), a_batch(clip)

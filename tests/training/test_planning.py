@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice, pairwise
 
@@ -49,7 +48,7 @@ def subject(clip, batch, **other) -> Subject:
         "inputs": [feed.trimmed(feed.inputs(batch)) for feed in towers],
         "batch": other.pop("size", BATCH),
         "input_bytes": 0,
-        "around": nullcontext,
+        "precision": "fp32",
         "device": choose("cpu"),
         "learning_bytes": 0,
     }

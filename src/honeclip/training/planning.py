@@ -6,8 +6,9 @@ memory or timings, so the same command gives the same run.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,7 +55,7 @@ class Subject:
         batch: the effective batch in pairs.
         text_share: see `TowerCost.share`, of the text tower.
         input_bytes: of the whole batch, waiting on the host.
-        around: context of a step: autocast.
+        precision: of the towers, by name.
         device: where the run computes.
         learning_bytes: of everything that the optimizer holds.
         imports_bytes: what the process held after its imports, on a CPU; None where it is not known.
@@ -65,11 +66,15 @@ class Subject:
     inputs: Sequence[Any]
     batch: int
     input_bytes: int
-    around: Callable[[], AbstractContextManager[Any]]
+    precision: str
     device: Device
     learning_bytes: int
     imports_bytes: int | None = None
     text_share: float = 1.0
+
+    def around(self) -> AbstractContextManager[None]:
+        """Context of a step: autocast."""
+        return self.device.autocast(self.precision)
 
 
 Measured = dict[Levers, list[TowerCost]]
@@ -168,7 +173,32 @@ def _slice(subject: Subject) -> int:
     return calls.queries
 
 
+_measured: dict[str, list[TowerCost]] = {}
+"""What was measured in this process: the trials of a study and the stages of a run ask the same again and again."""
+
+
 def _costs(subject: Subject, levers: Levers) -> list[TowerCost]:
+    key = _key(subject, levers)
+    if key not in _measured:
+        _measured[key] = _measure(subject, levers)
+    return _measured[key]
+
+
+def _key(subject: Subject, levers: Levers) -> str:
+    """All that decides the bytes: modules and their settings, what learns, the inputs' shapes, precision, levers."""
+    model = subject.clip.model
+    parameters = [(name, tuple(one.shape), one.dtype, one.requires_grad) for name, one in model.named_parameters()]
+    towers = [
+        (type(feed).__name__, feed.features_NF is None, tuple(one.shape), one.dtype)
+        for feed, one in zip(subject.feeds, subject.inputs, strict=True)
+    ]
+    training = [module.training for module in model.modules()]
+    backend = subject.device.backend
+    words = repr((repr(model), parameters, towers, training, subject.precision, backend, levers))
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+def _measure(subject: Subject, levers: Levers) -> list[TowerCost]:
     with pulled(subject.clip, levers):
         return [
             measure(feed.forward, inputs, subject.around)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -341,7 +340,7 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
         batch=stage.batch,
         # the next batch is made while this one is still there
         input_bytes=sum(2 * stage.batch * one[0].numel() * one.element_size() for one in inputs),
-        around=partial(found.device.autocast, found.precision.name),
+        precision=found.precision.name,
         device=found.device,
         learning_bytes=sum(one.numel() * one.element_size() for one in held.values()),
         imports_bytes=found.imports_bytes,

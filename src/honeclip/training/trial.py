@@ -7,7 +7,6 @@ what it needs at most.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -72,7 +71,7 @@ class Trial:
             inputs=inputs,
             batch=size,
             input_bytes=sum(size * one[0].numel() * one.element_size() for one in inputs),
-            around=partial(learner.clip.device.autocast, learner.precision.name),
+            precision=learner.precision.name,
             device=learner.clip.device,
             learning_bytes=sum(one.nbytes for group in learner.optimizer.param_groups for one in group["params"]),
             imports_bytes=self.imports_bytes,
