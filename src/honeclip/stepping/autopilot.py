@@ -46,11 +46,6 @@ class Autopilot:
     patience: int = QUIET_STEPS
 
 
-def need_bytes(plan: Plan) -> int:
-    """What a step needs beyond what is there between steps."""
-    return plan.step_bytes
-
-
 def after(pilot: Autopilot, retries: int, available_bytes: int, swapped: bool = False) -> tuple[Autopilot, str]:
     """The state for the next step, and why the plan changed ("" where it did not).
 
@@ -151,6 +146,5 @@ def _more_graphs(plan: Plan) -> int:
 
 
 def _words(plan: Plan) -> str:
-    again = ", blocks recomputed" if plan.recompute else ""
-    again += f", attention in slices of {plan.attention_slice}" if plan.attention_slice else ""
+    again = "".join(f", {one}" for one in plan.levers.words)
     return f"micro-batch {plan.micro_batch[0]}, {plan.keep[0]} of them with their graphs kept{again}"

@@ -37,6 +37,12 @@ class Levers:
     recompute: bool = False
     attention_slice: int = 0
 
+    @property
+    def words(self) -> list[str]:
+        """What is pulled, for messages."""
+        slices = [f"attention in slices of {self.attention_slice}"] if self.attention_slice else []
+        return (["blocks recomputed"] if self.recompute else []) + slices
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -136,8 +142,7 @@ def at(task: Task, costs: Sequence[TowerCost], levers: Levers, micro_batch: Sequ
     keep = tuple(min(wanted, most) for wanted, most in zip(keep, pieces, strict=True))
     peak = peak_bytes(costs, task.samples, micro_batch, keep, task.held, task.loss_bytes)
     graphs = sum(int(cost.graph * one * cost.share) for cost, one in zip(costs, micro_batch, strict=True))
-    again = ", blocks recomputed" if levers.recompute else ""
-    again += f", attention in slices of {levers.attention_slice}" if levers.attention_slice else ""
+    again = "".join(f", {one}" for one in levers.words)
     sizes = " and ".join(map(str, dict.fromkeys(micro_batch)))
     reason = (
         f"{pieces[0]} micro-batches of {sizes}, {keep[0]} of them with their graphs kept{again}: "

@@ -224,9 +224,7 @@ def _as_measured(plan: Plan, subject: Subject, weights: int, libraries: int) -> 
 
 def _too_little(subject: Subject, task: Task, least: int, levers: Levers) -> BadInput:
     """What a budget that holds not even one sample would have to be."""
-    ways = ["micro-batch 1", "no graphs kept"]
-    ways += ["blocks recomputed"] if levers.recompute else []
-    ways += [f"attention in slices of {levers.attention_slice}"] if levers.attention_slice else []
+    ways = ["micro-batch 1", "no graphs kept", *levers.words]
     learning = subject.learning_bytes / 1e9
     return BadInput(
         f"memory.budget_gb = {task.budget_bytes / 1e9:.3g} is too little: the smallest plan ({', '.join(ways)}) needs "

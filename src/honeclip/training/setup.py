@@ -245,7 +245,7 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         text_feed=TextFeed(clip, None, dtype),
         plan=NO_PLAN,
         factor=lambda step: 1.0,
-        lengths=None if "text" in freeze else _caption_lengths(found),
+        lengths=None if "text" in freeze else caption_lengths(clip, found.train),
     )
 
 
@@ -328,7 +328,7 @@ def needs_timing(config: Config) -> bool:
 
 def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     clip = learner.clip
-    probe = _longest(found, learner, stage)
+    probe = longest(learner, found.train)
     feeds = (learner.image_feed, learner.text_feed)
     inputs = [feed.trimmed(feed.inputs(probe)) for feed in feeds]
     held = {id(one): one for group in learner.optimizer.param_groups for one in group["params"]}
@@ -349,16 +349,14 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     return planning.make_plan(subject, found.config.memory, budget(found.device, found.config.memory.budget_gb).bytes)
 
 
-def _longest(found: Prepared, learner: Learner, stage: Stage) -> Batch:
+def longest(learner: Learner, rows: Pairs) -> Batch:
     """A small batch of the rows with the longest captions: those of which a sample needs most."""
-    rows = np.arange(len(found.train))
-    if learner.lengths is not None:
-        rows = np.argsort(-learner.lengths, kind="stable")
-    draw = Draw(stage.start, rows[: max(ROWS)], found.clip.preprocess.size_px, 0.0, found.config.train.seed)
+    by_need = np.arange(len(rows)) if learner.lengths is None else np.argsort(-learner.lengths, kind="stable")
+    draw = Draw(0, by_need[: max(ROWS)], learner.clip.preprocess.size_px, 0.0, 0)
     return next(
         loader.batches(
-            found.train,
-            found.clip.preprocess,
+            rows,
+            learner.clip.preprocess,
             [draw],
             with_images=learner.image_feed.features_NF is None,
             with_tokens=learner.text_feed.features_NF is None,
@@ -366,9 +364,9 @@ def _longest(found: Prepared, learner: Learner, stage: Stage) -> Batch:
     )
 
 
-def _caption_lengths(found: Prepared) -> NDArray[np.int64] | None:
-    """Tokens of each caption of the train split; None where the text tower cannot be given fewer of them than it has."""
-    tokenizer = found.clip.preprocess.tokenizer
-    if not found.clip.trims_text or tokenizer is None:
+def caption_lengths(clip: Clip, rows: Pairs) -> NDArray[np.int64] | None:
+    """Tokens of each caption; None where the text tower cannot be given fewer of them than it has."""
+    tokenizer = clip.preprocess.tokenizer
+    if not clip.trims_text or tokenizer is None:
         return None
-    return np.asarray(tokenizer.count(list(found.train.captions)), dtype=np.int64)
+    return np.asarray(tokenizer.count(list(rows.captions)), dtype=np.int64)

@@ -29,6 +29,7 @@ from honeclip.training import objective, optimizer, planning
 from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
 from honeclip.training.planning import Subject
+from honeclip.training.setup import caption_lengths, longest
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,7 @@ class Trial:
 
     def _probe(self) -> Batch:
         """A few samples, of those that need most."""
-        rows = max(ROWS)
-        if self.rows is None:
-            return _noise(self.learner, rows)
-        order_of = np.arange(len(self.rows))
-        if self.learner.lengths is not None:
-            order_of = np.argsort(-self.learner.lengths, kind="stable")
-        draw = Draw(0, order_of[:rows], self.learner.clip.preprocess.size_px, 0.0, 0)
-        return next(loader.batches(self.rows, self.learner.clip.preprocess, [draw]))
+        return _noise(self.learner, max(ROWS)) if self.rows is None else longest(self.learner, self.rows)
 
 
 def make(
@@ -124,9 +118,6 @@ def make(
     clip.model.train()
     freeze_batch_norm(clip.model)
     rows = pairs.load(data).split("train") if data else None
-    lengths = None
-    if rows is not None and clip.trims_text and clip.preprocess.tokenizer is not None:
-        lengths = np.asarray(clip.preprocess.tokenizer.count(list(rows.captions)), dtype=np.int64)
     learner = Learner(
         clip=clip,
         config=config,
@@ -137,7 +128,7 @@ def make(
         text_feed=TextFeed(clip, None, dtype),
         plan=NO_PLAN,
         factor=lambda step: 1.0,
-        lengths=lengths,
+        lengths=None if rows is None else caption_lengths(clip, rows),
     )
     return Trial(learner, rows, imports_bytes)
 
