@@ -335,23 +335,26 @@ def test_nothing_is_sliced_where_sdpa_has_a_fast_kernel():
 @pytest.mark.parametrize("batch", [1, 8, 64, 500])
 @pytest.mark.parametrize("tokens", [50, 77, 197, 248, 577, 1025])
 @pytest.mark.parametrize("budget", [2**20, 16 * 2**20, 2**30, None])
-def test_a_slice_fits_its_budget_and_the_call(batch, tokens, budget):
+@pytest.mark.parametrize("device_type", ["cpu", "mps"])
+def test_a_slice_fits_its_budget_and_the_call(batch, tokens, budget, device_type):
     heads, dim, size = 12, 64, 4
-    queries = slice_for(batch, heads, tokens, tokens, dim, size, budget)
+    most = attention.CPU_SLICE_BYTES if device_type == "cpu" else attention.SLICE_BYTES
+    queries = slice_for(batch, heads, tokens, tokens, dim, size, budget, device_type=device_type)
     assert 1 <= queries <= tokens
     a_query = batch * heads * size
     if queries > 1:
-        assert queries * a_query * tokens <= attention.SLICE_BYTES
+        assert queries * a_query * tokens <= most
         if budget is not None:
             assert queries * a_query * (3 * tokens + 4 * dim) <= budget
     if queries < tokens:
         more = (queries + 1) * a_query
         too_much = budget is not None and more * (3 * tokens + 4 * dim) > budget
-        assert too_much or more * tokens > attention.SLICE_BYTES
+        assert too_much or more * tokens > most
 
 
 def test_a_vit_l_at_336_px_needs_a_tenth_of_the_math_path():
-    assert 10 * slice_for(8, 16, 577, 577, 64, 4) <= 577
+    for device_type in ("cpu", "mps"):
+        assert 10 * slice_for(8, 16, 577, 577, 64, 4, device_type=device_type) <= 577
 
 
 def test_auto_leaves_fast_kernels_alone_and_slices_where_there_are_none():

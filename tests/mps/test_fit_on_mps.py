@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -11,9 +11,12 @@ import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
 from honeclip.device.device import Device
 from honeclip.device.fake import FakeMps, RuleBroken, rules
+from honeclip.errors import ConfigError
 from honeclip.model import attention
 from honeclip.monitoring import events
 from honeclip.training import feeds, finish
@@ -132,6 +135,43 @@ def test_fp16_by_default_is_close_to_that_of_a_cpu_and_its_report_is_written(vit
     done = run("mps", FakeMps(), vit, {**sections, "train": {"precision": "auto"}}, page=True)
     assert losses(done) == pytest.approx(losses(plain), rel=2e-2)
     assert {"report.json", "index.html"} <= {path.name for path in (done.folder / "report").iterdir()}
+
+
+class Askew(TorchFunctionMode):
+    """Linear layers give something else than they should, without an error: how a young backend fails."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return result * (1 + 0.5 * torch.arange(result.shape[-1]) / result.shape[-1]) if func is linear else result
+
+
+class WrongIn(FakeMps):
+    """Computes askew in the given precisions."""
+
+    def __init__(self, *precisions: str) -> None:
+        super().__init__()
+        self.wrong = precisions
+
+    @contextmanager
+    def autocast(self, precision_name):
+        with super().autocast(precision_name), Askew() if precision_name in self.wrong else nullcontext():
+            yield
+
+
+def test_a_run_steps_down_where_half_precision_is_wrong(vit, data, tmp_path):
+    said: list[str] = []
+    with rules(placed_only=True):
+        config = tiny_runs.settings(train={"precision": "auto"}, report={"pictures": False})
+        fit(data, tmp_path / "run", vit, config=config, device=WrongIn("fp16"), report=said.append)
+    words = " ".join(said)
+    assert "stepped down from fp16" in words
+    assert "precision fp32" in words
+
+
+def test_a_run_does_not_begin_on_a_device_that_computes_wrongly(vit, data, tmp_path):
+    with rules(placed_only=True), pytest.raises(ConfigError, match="not even in float32.*--device cpu"):
+        fit(data, tmp_path / "run", vit, config=tiny_runs.settings(), device=WrongIn("fp16", "fp32"))
+    assert not (tmp_path / "run" / "run.toml").exists()
 
 
 def test_a_breach_in_such_a_run_is_seen(vit, run, monkeypatch):

@@ -109,7 +109,8 @@ def chosen(block: Block, device: Device) -> int:
     q, k, _ = block.operands
     samples, heads, queries, head_dim = four_dimensions(q).shape
     size = precise_dtype(q.dtype).itemsize
-    return attention.slice_for(samples, heads, queries, k.shape[-2], head_dim, size, budget(device).bytes)
+    limit = budget(device).bytes
+    return attention.slice_for(samples, heads, queries, k.shape[-2], head_dim, size, limit, device_type=device.type)
 
 
 # --- the block ----------------------------------------------------------------------------------------------------

@@ -27,9 +27,9 @@ from torch.nn.attention import SDPBackend
 
 from honeclip.model.slices import attention, four_dimensions, precise_dtype
 
-SLICE_BYTES = 12 * 2**20
-"""Scores of one slice. In CPU time 1 to 8 MiB were fastest, as they stay in the cache, and 16 MiB cost a block 4 % at most;
-larger ones have fewer kernels, which a GPU wants, and a CPU that is busy with other work as well."""
+SLICE_BYTES, CPU_SLICE_BYTES = 12 * 2**20, 2 * 2**20
+"""Scores of one slice. On a CPU they are to stay in its cache: swept at 77 to 1,025 tokens, 2 MiB lay within a tenth of the
+fastest and 12 MiB beyond it (docs/log.md). A GPU wants fewer, larger kernels; that figure is not measured on one."""
 
 SLICE_COPIES = 3
 """Tensors of a slice's size that live at once in its backward: weights, their gradient, the gradient of the scores."""
@@ -70,10 +70,11 @@ def slice_for(
     budget_bytes: int | None = None,
     *,
     fast_kernel: bool = False,
+    device_type: str = "cpu",
 ) -> int:
     """Queries of a slice for one call of attention; 0 leaves the call to torch.
 
-    The rule: a slice's scores fill `SLICE_BYTES`, or less where `SLICE_COPIES` of them and what a slice copies of its
+    The rule: a slice's scores fill `SLICE_BYTES` (on a CPU `CPU_SLICE_BYTES`), or less where `SLICE_COPIES` of them and what a slice copies of its
     operands would not fit the budget; at least one query, at most all. One slice that holds all queries still saves
     memory: its scores are not kept until the backward.
 
@@ -86,11 +87,13 @@ def slice_for(
         element_bytes: of one score: 4, also for half precision, whose slices are computed in float32; 8 for float64.
         budget_bytes: for the slices of one call; None is no limit.
         fast_kernel: SDPA has a kernel of its own here that holds no scores (flash attention on CPU and CUDA).
+        device_type: "cpu", "mps" or "cuda".
     """
     if fast_kernel or not queries:
         return 0
     row = batch * heads * element_bytes
-    most = SLICE_BYTES // max(1, row * keys)
+    wanted = CPU_SLICE_BYTES if device_type == "cpu" else SLICE_BYTES
+    most = wanted // max(1, row * keys)
     if budget_bytes is not None:
         # beside the scores, a row has its query, output and their gradients in the precision of the scores
         most = min(most, budget_bytes // (row * (SLICE_COPIES * keys + 4 * head_dim)))
@@ -248,6 +251,7 @@ def _queries(
         precise_dtype(q.dtype).itemsize,
         plan.budget_bytes,
         fast_kernel=has_fast_kernel(q, k, v, mask, dropout_p, is_causal, scale),
+        device_type=q.device.type,
     )
 
 

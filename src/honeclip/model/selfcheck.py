@@ -95,7 +95,8 @@ def self_check(clip: Clip, reference: Clip | None = None, *, precision: str = "a
         ConfigError: the device does not have that precision.
     """
     images_BCHW, tokens_BL = _batch(clip)
-    tested = _compute(clip, images_BCHW, tokens_BL, choose(clip.device, precision).name)
+    here_BCHW, here_BL = clip.device.copy(images_BCHW), clip.device.copy(tokens_BL)
+    tested = _compute(clip, here_BCHW, here_BL, choose(clip.device, precision).name)
     with _on_cpu(clip, reference) as plain:
         truth = _compute(plain, images_BCHW, tokens_BL, "fp32")
     image = _cosine(tested.image, truth.image)
@@ -128,7 +129,7 @@ def _compute(clip: Clip, images_BCHW: Tensor, tokens_BL: Tensor, precision: str)
     scale = HALF_SCALE if precision == "fp16" else 1.0
     with measuring(clip), torch.enable_grad():
         with device.autocast(precision):
-            raw_image, raw_text = image(device.copy(images_BCHW)), text(device.copy(tokens_BL))
+            raw_image, raw_text = image(images_BCHW), text(tokens_BL)
         image_BD, text_BD = (normalize(raw.float(), dim=-1) for raw in (raw_image, raw_text))
         loss = infonce(image_BD, text_BD, clip.logit_scale, Targets())
         found = torch.autograd.grad(loss * scale, learning, allow_unused=True) if learning else ()

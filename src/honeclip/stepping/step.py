@@ -176,6 +176,7 @@ class _Attempt:
             for tower, value in enumerate(values):
                 if self.learns[tower]:
                     self._second_pass(tower, value)
+            _wait_for(values[0].device)
             self._add_back()
         else:
             self.undo()
@@ -289,6 +290,14 @@ def _a_tower(value: int | Sequence[int], towers: int, name: str) -> Sequence[int
     if len(numbers) != towers or min(numbers) < 0:
         raise StepError(f"{name}={value}: give one number, or one a tower, none below 0")
     return numbers
+
+
+def _wait_for(device: torch.device) -> None:
+    """Lets an accelerator finish, so that running out of memory late shows here, where the step can begin anew, and not
+    after the weights moved (torch 2.15 reports it on MPS with the next wait).
+    """
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _free() -> None:

@@ -27,7 +27,7 @@ from honeclip.embedding.features import Features as Caches
 from honeclip.errors import ConfigError, DataError
 from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
-from honeclip.model import adapt, heads, resize
+from honeclip.model import adapt, heads, resize, selfcheck
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.monitoring.terminal import Progress
@@ -114,7 +114,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         )
     imports_bytes = resident.now_bytes()
     where = detect.choose(device)
-    how = precision.choose(where, config.train.precision)
+    how = _right_precision(where, config.train.precision, say)
     domain = domains.load(config.data.domain)
     # a model's source is looked up before an hour goes into looking at images
     clip = load(config.model.source, where)
@@ -152,6 +152,26 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     )
     _introduce(found, say)
     return found
+
+
+def _right_precision(device: Device, wanted: str, say: Say) -> Precision:
+    """What is wished for, or float32 where an accelerator computes something else in it than the CPU does.
+
+    Raises:
+        ConfigError: it computes something else in float32 as well.
+    """
+    chosen = precision.choose(device, wanted)
+    if device.backend == "cpu":
+        return chosen
+    right, check = selfcheck.checked(device, chosen)
+    if not check["passed"]:
+        raise ConfigError(
+            f"{device.name} does not compute what the CPU computes, not even in float32: {check}. Use --device cpu; "
+            "`honeclip doctor` repeats the check"
+        )
+    if right.name != chosen.name:
+        say(f"note: {right.reason}")
+    return right
 
 
 def _introduce(found: Prepared, say: Say) -> None:
