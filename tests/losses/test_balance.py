@@ -89,7 +89,8 @@ def test_a_first_step_without_a_logarithm_starts_at_the_limit(value, expected):
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"), [(0.0, 1.0), (0.1, 1.0), (0.3, 0.6), (0.5, 0.2), (0.6, 0.7), (0.75, 0.7), (1.0, 0.7), (2, 0.7)]
+    ("share", "expected"),
+    [(0.0, 1.0), (0.1, 1.0), (0.3, 0.6), (0.5, 0.2), (0.6, 0.7), (0.75, 0.7), (1.0, 0.7), (2, 0.7)],
 )
 def test_a_weight_follows_its_lines_and_jumps(share, expected):
     points = [[0.1, 1.0], [0.5, 0.2], [0.6, 0.3], [0.6, 0.7]]

@@ -21,6 +21,7 @@ from written_out import (
     logits,
     positives,
     similarities,
+    usable,
 )
 
 from honeclip.errors import BadInput
@@ -50,9 +51,7 @@ def test_positives_are_the_own_pair_equal_ids_and_shared_labels(name):
 def test_every_form_is_its_formula(name, form, beta, tile):
     targets, mask = TARGETS[name]
     x = leaves()
-    loss = infonce(
-        x["image"], x["text"], x["log_scale"], targets, tile, positives=form, hard_negatives=beta
-    )
+    loss = infonce(x["image"], x["text"], x["log_scale"], targets, tile, positives=form, hard_negatives=beta)
     matrix = logits(x["image"], x["text"], x["log_scale"])
     reference = (direction(matrix, mask, ~mask, form, beta) + direction(matrix.T, mask, ~mask, form, beta)) / 2
     assert gap(loss, reference, [x["image"], x["text"], x["log_scale"]]) < 1e-10
@@ -61,8 +60,8 @@ def test_every_form_is_its_formula(name, form, beta, tile):
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("form", ["mean", "sum", "masked"])
-def test_extra_sentences_are_columns_of_images_only_and_never_the_rows_own_caption(form, beta, tile):
-    """Sentence 1 is caption 0 of rows 0, 1 and 10, sentence 2 is caption 4 of row 6; 99 is the caption of no row."""
+def test_extra_sentences_are_columns_of_images_only_and_never_a_caption_that_is_right(form, beta, tile):
+    """Sentence 1 is the caption of rows 0, 1 and 10; sentence 2 is that of row 3, whose picture is that of row 2."""
     targets, mask = TARGETS["captions"]
     x = leaves()
     loss = infonce(
@@ -76,11 +75,12 @@ def test_extra_sentences_are_columns_of_images_only_and_never_the_rows_own_capti
         extra_text_KD=x["extra"],
         extra_id_K=EXTRA_IDS,
     )
-    usable = torch.ones(SIZE, 5, dtype=torch.bool)
-    usable[[0, 1, 10], 1] = False
-    usable[6, 2] = False
+    right = torch.zeros(SIZE, 5, dtype=torch.bool)
+    right[[0, 1, 10], 1] = True
+    right[[2, 3], 2] = True
+    assert torch.equal(usable(~mask), ~right)
     wide = logits(x["image"], torch.cat([x["text"], x["extra"]]), x["log_scale"])
-    to_text = direction(wide, mask, torch.cat([~mask, usable], 1), form, beta)
+    to_text = direction(wide, mask, torch.cat([~mask, ~right], 1), form, beta)
     to_image = direction(logits(x["text"], x["image"], x["log_scale"]), mask, ~mask, form, beta)
     assert gap(loss, (to_text + to_image) / 2, [x["image"], x["text"], x["log_scale"], x["extra"]]) < 1e-10
 
@@ -89,9 +89,9 @@ def test_row_ids_leave_own_captions_out_under_pair_targets_too():
     x = leaves()
     arguments = (x["image"], x["text"], x["log_scale"], Targets(), 3)
     loss = infonce(*arguments, extra_text_KD=x["extra"], extra_id_K=EXTRA_IDS, row_id=CAPTIONS)
-    mask, usable = positives(), EXTRA_IDS[None] != CAPTIONS[:, None]
+    mask, others = positives(), EXTRA_IDS[None] != CAPTIONS[:, None]
     wide = logits(x["image"], torch.cat([x["text"], x["extra"]]), x["log_scale"])
-    to_text = direction(wide, mask, torch.cat([~mask, usable], 1), "mean")
+    to_text = direction(wide, mask, torch.cat([~mask, others], 1), "mean")
     to_image = direction(logits(x["text"], x["image"], x["log_scale"]), mask, ~mask, "mean")
     assert gap(loss, (to_text + to_image) / 2, [x["image"], x["text"], x["log_scale"], x["extra"]]) < 1e-10
 
@@ -249,9 +249,7 @@ def test_no_square_of_the_batch_is_held():
         same=0.9,
     )
     with Sizes() as sizes:
-        infonce(
-            image, text, scale, targets, 16, positives="masked", hard_negatives=0.5, extra_text_KD=extra
-        ).backward()
+        infonce(image, text, scale, targets, 16, positives="masked", hard_negatives=0.5, extra_text_KD=extra).backward()
     assert max(sizes.seen) == (2048 + 32) * 16
     assert image.grad.abs().sum() > 0
 

@@ -63,15 +63,12 @@ def gradients(towers):
 @pytest.mark.parametrize("micro_batch", [1, 4, 13, (2, 3, 5, 1)])
 def test_the_cached_gradient_is_the_plain_one(micro_batch, keep):
     towers = Towers()
-    # the dropout of a plain step in the same micro-batches is that of the cached one
     towers.eval()
     value, parts = towers.loss_of_all(*(e(x) for e, x in zip(towers.encoders(), inputs(), strict=True)))
     value.backward()
     plain = gradients(towers)
     towers.zero_grad()
-    result = honeclip.cached_step(
-        towers.encoders(), inputs(), towers.loss_of_all, micro_batch=micro_batch, keep=keep
-    )
+    result = honeclip.cached_step(towers.encoders(), inputs(), towers.loss_of_all, micro_batch=micro_batch, keep=keep)
     assert abs(result.loss - float(value.detach())) < 1e-12
     assert result.parts == pytest.approx({name: float(part) for name, part in parts.items()}, abs=1e-12)
     assert list(result.parts) == ["scale_1.0", "scale_0.5", "between_scales", "pairs", "images"]

@@ -123,3 +123,15 @@ def test_soft_targets_are_distributions_for_any_batch(batch, blend, smoothing):
     values = targets.values(0, size, drawn(size, 2))
     assert values.min() >= 0
     assert values.max() <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("given_targets", [True, False])
+def test_every_loss_stays_on_the_device_of_its_embeddings(given_targets):
+    """On torch's meta device any operation with a tensor that was made elsewhere is an error, as it is on a GPU."""
+    inputs = [one.to("meta").requires_grad_() for one in (drawn(6, 4), drawn(6, 4), drawn(1)[0], drawn(1)[0])]
+    ids = torch.zeros(6, dtype=torch.long, device="meta")
+    targets = Targets(ids, ids, torch.zeros(6, 3, device="meta")) if given_targets else Targets()
+    for name, loss in everything(*inputs, targets, torch.zeros(6, 3, device="meta")).items():
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+        assert loss.device.type == "meta", name
+        assert all(one is None or one.device.type == "meta" for one in gradients), name

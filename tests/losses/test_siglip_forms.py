@@ -20,6 +20,7 @@ from written_out import (
     logits,
     positives,
     similarities,
+    usable,
 )
 
 from honeclip.errors import BadInput
@@ -54,7 +55,7 @@ def test_every_form_is_its_formula(form, beta, extra, tile):
     wide, negative = matrix, ~MASK
     if extra:
         wide = torch.cat([matrix, logits(x["image"], x["extra"], x["log_scale"]) + x["bias"]], 1)
-        negative = torch.cat([~MASK, EXTRA_IDS[None] != CAPTIONS[:, None]], 1)
+        negative = torch.cat([~MASK, usable(~MASK)], 1)
     reference = (half(wide, own, negative, beta) + half(matrix.T, own, ~MASK, beta)) / (2 * SIZE)
     assert gap(loss, reference, [*inputs, x["extra"]]) < 1e-10
 

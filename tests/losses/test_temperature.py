@@ -10,7 +10,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from written_out import CAPTIONS, IMAGES, SIZE, TILES, Sizes, domain_vectors, drawn, leaves, logits, positives, similarities
+from written_out import (
+    CAPTIONS,
+    IMAGES,
+    SIZE,
+    TILES,
+    Sizes,
+    domain_vectors,
+    drawn,
+    leaves,
+    logits,
+    positives,
+    similarities,
+)
 
 from honeclip.errors import BadInput
 from honeclip.losses import temperature
@@ -60,9 +72,7 @@ def written(x, mask, log_scale):
 @pytest.mark.parametrize("tile", TILES)
 def test_effective_negatives_are_the_perplexity_of_the_negatives(tile):
     x = leaves()
-    measured = temperature.effective_negatives(
-        x["image"], x["text"], x["log_scale"], Targets(CAPTIONS, IMAGES), tile
-    )
+    measured = temperature.effective_negatives(x["image"], x["text"], x["log_scale"], Targets(CAPTIONS, IMAGES), tile)
     assert not measured.requires_grad
     assert float(measured - written(x, ~positives(CAPTIONS, IMAGES), x["log_scale"]).detach()) == pytest.approx(
         0, abs=1e-12

@@ -13,7 +13,8 @@ IMAGES = torch.tensor([0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
 LABELS = torch.zeros(SIZE, 4)
 for row, label in ((0, 0), (3, 0), (3, 1), (6, 1), (7, 2), (12, 2)):
     LABELS[row, label] = 1
-EXTRA_IDS = torch.tensor([-1, 0, 4, -1, 99])
+EXTRA_IDS = torch.tensor([-1, 0, 2, -1, 99])
+"""Of five extra sentences: two that the data does not have, two captions of the batch, one of a row that is not here."""
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -52,6 +53,16 @@ def positives(captions: Tensor | None = None, images: Tensor | None = None, labe
 
 def similarities(vectors: Tensor) -> Tensor:
     return (vectors @ vectors.T).clamp(min=0)
+
+
+def usable(negative: Tensor, captions: Tensor = CAPTIONS, ids: Tensor = EXTRA_IDS) -> Tensor:
+    """Which sentences may be negatives of which row: not those that a pair says which is no negative of the row."""
+    mask = torch.ones(len(negative), len(ids), dtype=torch.bool)
+    for i in range(len(negative)):
+        for k in range(len(ids)):
+            said = [int(captions[j]) for j in range(len(negative)) if not negative[i, j]]
+            mask[i, k] = int(ids[k]) < 0 or int(ids[k]) not in said
+    return mask
 
 
 def logits(image: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
@@ -96,7 +107,7 @@ def direction(
 def gap(loss: Tensor, reference: Tensor, inputs: list[Tensor]) -> float:
     """Largest difference of the values and of every gradient; an input that one of them ignores has a gradient of 0."""
     pairs = [(loss.detach(), reference.detach())]
-    ours, theirs = (torch.autograd.grad(one, inputs, allow_unused=True) for one in (loss, reference))
+    ours, theirs = (torch.autograd.grad(one, inputs, allow_unused=True, retain_graph=True) for one in (loss, reference))
     for a, b, of in zip(ours, theirs, inputs, strict=True):
         zero = torch.zeros_like(of)
         pairs.append((zero if a is None else a, zero if b is None else b))

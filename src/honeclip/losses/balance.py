@@ -28,7 +28,9 @@ def combine(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
 
 
-def uncertainty(parts: Mapping[str, Tensor], weights: Mapping[str, float], log_variance: Mapping[str, Tensor]) -> Tensor:
+def uncertainty(
+    parts: Mapping[str, Tensor], weights: Mapping[str, float], log_variance: Mapping[str, Tensor]
+) -> Tensor:
     """sum_k w_k (exp(-eta_k) L_k + eta_k), eta_k being learned (Kendall et al. 2018, arXiv 1705.07115, up to a factor 1/2).
 
     At the minimum over eta each positive part counts exp(-eta_k) L_k = 1, whatever its unit. A part that falls to 0 has no
@@ -44,7 +46,9 @@ def uncertainty(parts: Mapping[str, Tensor], weights: Mapping[str, float], log_v
     missing = [name for name in parts if name not in log_variance]
     if missing:
         raise BadInput(f"part {missing[0]!r} has no log variance; give one a part")
-    return combine({name: (-log_variance[name]).exp() * part + log_variance[name] for name, part in parts.items()}, weights)
+    return combine(
+        {name: (-log_variance[name]).exp() * part + log_variance[name] for name, part in parts.items()}, weights
+    )
 
 
 def first_log_variance(parts: Mapping[str, Tensor]) -> dict[str, float]:
@@ -71,7 +75,7 @@ def weight_at(points: Sequence[Sequence[float]], share: float) -> float:
     if not points or any(len(point) != 2 for point in points):
         raise BadInput(f"weight schedule {list(points)}: give at least one [share of the run, weight]")
     shares = [point[0] for point in points]
-    if shares != sorted(shares) or not (0 <= shares[0] and shares[-1] <= 1):
+    if shares != sorted(shares) or not (shares[0] >= 0 and shares[-1] <= 1):
         raise BadInput(f"weight schedule {list(points)}: the shares ascend from 0 to 1")
     for _, weight in points:
         _refuse_negative("weight schedule", weight)

@@ -53,8 +53,8 @@ def infonce(
         positives: what becomes of positives beside the own pair; see the top of this file.
         hard_negatives: beta, 0 or above; the harder a negative the more it weighs. The gradient flows through the weights.
         extra_text_KD: sentences that belong to no image (K, D): negatives of every image, and in no other place.
-        extra_id_K: int64 (K,), the caption id of each, negative where the data has no such sentence. A row whose own
-            caption has the same id does not count the sentence.
+        extra_id_K: int64 (K,), the caption id of each, negative where the data has no such sentence. A row leaves out its
+            own caption, and those of all pairs that are no negatives of it.
         row_id: int64 (B,), the caption id of each pair for that comparison, where it is not `targets.caption_id`.
 
     Returns:
@@ -147,4 +147,3 @@ class _InfoNCE(torch.autograd.Function):
         gi_BD = tiles.through_normalisation(gi_BD, xi_BD, ni_B, ctx.height)
         gt_BD = tiles.through_normalisation(gt_BD, xt_BD, nt_B, ctx.height)
         return gi_BD, gt_BD, (share * g_scale).to(log_scale), None, None
-

@@ -27,22 +27,30 @@ FORMS = ("mean", "sum", "masked")
 class Extra:
     """K sentences that belong to no image of the batch: further columns of the image-to-text direction.
 
+    A sentence that is the caption of a pair which is no negative of the row is none either: above all the row's own
+    caption, and that of another pair with the same picture.
+
     Attributes:
         text_KD: embeddings of the sentences (K, D).
-        id_K: int64 (K,) or None; the caption id of each sentence, negative where the data has no such sentence.
-        row_id_B: int64 (B,) or None; the caption id of each pair. A sentence that is the row's own caption is left out
-            of that row.
+        place_B: int64 (B,) or None; which of the distinct captions each pair has. None: no sentence is known.
+        place_K: int64 (K,); the same for each sentence.
+        unknown_K: bool (K,); the data has no such sentence.
     """
 
     text_KD: Tensor
-    id_K: Tensor | None
-    row_id_B: Tensor | None
+    place_B: Tensor | None = None
+    place_K: Tensor | None = None
+    unknown_K: Tensor | None = None
 
-    def tile(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the mask of usable sentences: bool (stop - start, K)."""
-        if self.id_K is None or self.row_id_B is None:
-            return torch.ones(stop - start, len(self.text_KD), dtype=torch.bool, device=self.text_KD.device)
-        return (self.id_K[None, :] != self.row_id_B[start:stop, None]) | (self.id_K < 0)[None, :]
+    def tile(self, negative_TB: Tensor) -> Tensor:
+        """The usable sentences of rows with these negatives: bool (T, K)."""
+        if self.place_B is None or self.place_K is None or self.unknown_K is None:
+            return torch.ones(len(negative_TB), len(self.text_KD), dtype=torch.bool, device=negative_TB.device)
+        # by way of the distinct captions, so that no matrix of batch x sentences is needed
+        count = len(self.place_B) + len(self.place_K)
+        said_TC = torch.zeros(len(negative_TB), count, device=negative_TB.device)
+        said_TC.index_add_(1, self.place_B, (~negative_TB).to(said_TC))
+        return (said_TC[:, self.place_K] == 0) | self.unknown_K[None, :]
 
 
 def extra(
@@ -62,7 +70,10 @@ def extra(
         raise BadInput(f"extra_id_K has {len(id_K)} ids for {len(text_KD)} sentences; give one a sentence")
     if id_K is not None and row_id_B is None:
         raise BadInput("extra_id_K has no caption ids to be compared with; give row_id, or targets with caption_id")
-    return Extra(text_KD, id_K, row_id_B)
+    if id_K is None or row_id_B is None:
+        return Extra(text_KD)
+    _, place = torch.unique(torch.cat([row_id_B, id_K]), return_inverse=True)
+    return Extra(text_KD, place[: len(row_id_B)], place[len(row_id_B) :], id_K < 0)
 
 
 def check(targets: Targets, positives: str, hard_negatives: float) -> None:
@@ -86,7 +97,7 @@ def check(targets: Targets, positives: str, hard_negatives: float) -> None:
 def tile(targets: Targets, more: Extra | None, start: int, stop: int, like_BD: Tensor) -> Tensor:
     """Rows of the mask of negatives, the extra sentences last: bool (stop - start, B + K)."""
     mask_TB = targets.negatives(start, stop, len(like_BD)).to(like_BD.device)
-    return mask_TB if more is None else torch.cat([mask_TB, more.tile(start, stop)], 1)
+    return mask_TB if more is None else torch.cat([mask_TB, more.tile(mask_TB)], 1)
 
 
 def log_sum_exp(logits_TK: Tensor, among_TK: Tensor) -> Tensor:

@@ -80,7 +80,9 @@ def multi_scale(
 
 def _check(images: Sequence[Tensor], scales: Sequence[float], mu: float) -> None:
     if not scales or len(scales) != len(images):
-        raise BadInput(f"{len(scales)} scales for {len(images)} tensors of image embeddings; give one a scale, at least one")
+        raise BadInput(
+            f"{len(scales)} scales for {len(images)} tensors of image embeddings; give one a scale, at least one"
+        )
     for s in scales:
         if not 0 < s <= 1:
             raise BadInput(f"scales = {list(scales)}: {s} is no share of the full resolution, which lies in (0, 1]")

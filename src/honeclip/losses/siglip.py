@@ -31,7 +31,7 @@ def siglip(
     targets: Targets,
     tile: int | str = "auto",
     *,
-    positives: Literal["mean", "masked"] = "mean",
+    positives: Literal["mean", "sum", "masked"] = "mean",
     hard_negatives: float = 0.0,
     extra_text_KD: Tensor | None = None,
     extra_id_K: Tensor | None = None,
@@ -50,7 +50,9 @@ def siglip(
     """
     negatives.check(targets, positives, hard_negatives)
     if positives == "sum":
-        raise BadInput('positives = "sum" is no form of siglip, which judges each pair by itself; use "mean" or "masked"')
+        raise BadInput(
+            'positives = "sum" is no form of siglip, which judges each pair by itself; use "mean" or "masked"'
+        )
     more = negatives.extra(targets, extra_text_KD, extra_id_K, row_id)
     weighted = hard_negatives > 0 or more is not None
     size = len(image_BD)

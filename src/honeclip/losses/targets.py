@@ -120,9 +120,7 @@ class Targets:
         return value_TB.mul_(1 - self.smoothing).add_(self.smoothing / 2)
 
     def _diagonal(self, start: int, stop: int, columns: int) -> Tensor:
-        given = [
-            one for one in (self.caption_id, self.image_id, self.label_BC, self.vectors_BK) if one is not None
-        ]
+        given = [one for one in (self.caption_id, self.image_id, self.label_BC, self.vectors_BK) if one is not None]
         device = given[0].device if given else None
         rows = torch.arange(start, stop, device=device)
         return rows[:, None] == torch.arange(columns, device=device)[None, :]

@@ -91,7 +91,7 @@ def wanted(count: float, power: float) -> float:
     """
     if not 0 <= power <= 1:
         raise BadInput(f"power = {power}: the effective negatives are count^power with a power of 0 to 1")
-    return max(1.0, count**power)
+    return max(1.0, float(count**power))
 
 
 def update(state: State, measured: float, wanted: float, gain: float = GAIN, step: float = STEP) -> State:
