@@ -101,11 +101,8 @@ def tile(targets: Targets, more: Extra | None, start: int, stop: int, like_BD: T
 
 
 def log_sum_exp(logits_TK: Tensor, among_TK: Tensor) -> Tensor:
-    """Over the columns in `among_TK` (T,); -inf for a row without any, whose gradient is zero and not NaN."""
-    none_T = ~among_TK.any(1)
-    # a row without any keeps its logits up to here: the log-sum-exp of nothing but -inf has no gradient
-    kept_TK = logits_TK.masked_fill(~(among_TK | none_T[:, None]), -torch.inf)
-    return kept_TK.logsumexp(1).masked_fill(none_T, -torch.inf)
+    """Over the columns in `among_TK` (T,); -inf for a row without any, whose gradient torch makes zero and not NaN."""
+    return logits_TK.masked_fill(~among_TK, -torch.inf).logsumexp(1)
 
 
 def log_sum_hard(logits_TK: Tensor, negative_TK: Tensor, beta: float) -> Tensor:
