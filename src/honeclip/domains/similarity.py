@@ -59,7 +59,8 @@ def similarity(vectors: Vectors, first: Sequence[str], second: Sequence[str]) ->
     Both sides are measured together, so that a term is as rare for one as for the other.
     """
     both = vectors([*first, *second])
-    return np.clip(both[: len(first)] @ both[len(first) :].T, 0.0, 1.0)
+    dots_NM: NDArray[np.float32] = both[: len(first)] @ both[len(first) :].T
+    return dots_NM.clip(0.0, 1.0)
 
 
 def term_vectors(texts: Sequence[str], terms: Terms) -> NDArray[np.float32]:
@@ -138,4 +139,5 @@ def text_vectors(texts: Sequence[str], encode: Encode) -> NDArray[np.float32]:
 def _unit(raw: NDArray[np.floating], smallest: float = 0.0) -> NDArray[np.floating]:
     """Rows of length 1, of the same type; those no longer than `smallest` become zero."""
     norms = np.linalg.norm(raw, axis=1, keepdims=True)
-    return np.divide(raw, norms, out=np.zeros_like(raw), where=norms > smallest)
+    unit: NDArray[np.floating] = np.divide(raw, norms, out=np.zeros_like(raw), where=norms > smallest)
+    return unit

@@ -7,11 +7,11 @@ A file names kinds, the terms of each kind, and abbreviations:
     [terms]
     finding = [
       "pneumonia",
-      ["pleural effusion", "pleural fluid"],      # the term's own name, then other names of the same thing
+      ["fracture", "fractured"],        # the term's own name, then other names of the same thing
     ]
 
     [abbreviations]                     # written exactly so: case counts
-    PTX = "pneumothorax"
+    PNA = "pneumonia"
 
 Names are matched as whole words without regard to case, a space for a hyphen and the other way round, and with the plain
 English plural. What such rules cannot see (a changed word order, an ending of another kind) is another name in the list.
@@ -74,6 +74,7 @@ class Found:
         start: first character.
         stop: one past the last character.
         term: whose name it is.
+        name: which of its names, as in the list.
         plural: written in the plural.
         short: written as an abbreviation.
         negated: said to be absent: "no pneumothorax", "without effusion or pneumothorax".
@@ -82,6 +83,7 @@ class Found:
     start: int
     stop: int
     term: Term
+    name: str
     plural: bool
     short: bool
     negated: bool
@@ -93,6 +95,7 @@ class _Form:
 
     pattern: re.Pattern[str]
     term: Term
+    name: str
     plural: bool
     short: bool
 
@@ -129,7 +132,7 @@ class Terms:
             for form in self._starts.get(word.group().lower(), ()):
                 if match := form.pattern.match(text, start):
                     negated = _negated(text, start, found[-1] if found else None)
-                    found.append(Found(start, match.end(), form.term, form.plural, form.short, negated))
+                    found.append(Found(start, match.end(), form.term, form.name, form.plural, form.short, negated))
                     break
         return found
 
@@ -143,12 +146,12 @@ class Terms:
                     form = plural(name, short=short) if plural_too else name
                     key = _key(form, short)
                     if key not in written:
-                        written[key] = form, _Form(_pattern(form, short), term, plural_too, short)
+                        written[key] = form, _Form(_pattern(form, short), term, name, plural_too, short)
         starts: dict[str, list[_Form]] = {}
-        for name, form in sorted(written.values(), key=lambda one: (-len(one[0]), not one[1].short, one[0])):
-            first = _WORD.match(name)
+        for text, one in sorted(written.values(), key=lambda pair: (-len(pair[0]), not pair[1].short, pair[0])):
+            first = _WORD.match(text)
             assert first is not None  # `read` refuses names that do not begin with a letter or digit
-            starts.setdefault(first.group().lower(), []).append(form)
+            starts.setdefault(first.group().lower(), []).append(one)
         return starts
 
 
@@ -186,12 +189,13 @@ def read(files: Sequence[Path]) -> Terms:
     return terms
 
 
-def _as_list(given: object) -> object:
-    return [given] if isinstance(given, str) else given
+def _as_tuple(given: object) -> object:
+    """One name stands for a list of one."""
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
 
 
 _Words = Annotated[str, Field(min_length=1)]
-_Names = Annotated[tuple[_Words, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Names = Annotated[tuple[_Words, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,9 @@ def _content(file: Path, faults: list[str]) -> _Content | None:
             key = ".".join(str(part) for part in one["loc"])
             if one["type"] == "unexpected_keyword_argument":
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                faults.append(f"{file}: {key}: unknown key; " + (f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"))
+                faults.append(
+                    f"{file}: {key}: unknown key; " + (f"nearest: {near[0]}" if near else f"known: {', '.join(known)}")
+                )
             elif one["type"] == "missing":
                 faults.append(f"{file}: {key}: missing")
             else:
@@ -247,7 +253,9 @@ def _name_faults(terms: Terms) -> list[str]:
                 faults.append(f"{name!r}: a name begins and ends with a letter or a digit")
             elif key in owner:
                 other = owner[key]
-                faults.append(f"{name!r} stands for {other.name!r} ({other.kind}) and for {term.name!r} ({term.kind}): keep one")
+                faults.append(
+                    f"{name!r} stands for {other.name!r} ({other.kind}) and for {term.name!r} ({term.kind}): keep one"
+                )
             owner.setdefault(key, term)
     return faults
 

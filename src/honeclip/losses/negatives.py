@@ -46,7 +46,9 @@ def near_misses(
     """
     size = len(image_ND)
     if k < 1 or size < k + 1:
-        raise DataError(f"{k} near misses a row need at least {max(k, 1) + 1} rows, and k of at least 1; there are {size} rows")
+        raise DataError(
+            f"{k} near misses a row need at least {max(k, 1) + 1} rows, and k of at least 1; there are {size} rows"
+        )
     found = []
     with torch.no_grad():
         ni_N, nt_N = tiles.inverse_norms(image_ND), tiles.inverse_norms(text_ND)

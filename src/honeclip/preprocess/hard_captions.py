@@ -12,6 +12,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from honeclip.domains.domain import Domain
 from honeclip.domains.vocabulary import Found, Term, Terms, plural
@@ -117,8 +118,22 @@ def _term_options(text: str, rules: SwapRules) -> list[Option]:
 def _written(term: Term, like: Found) -> tuple[str, bool]:
     """The term in the form of what it replaces: 3 mm becomes 3 cm, two scratches become two cracks."""
     short = like.short and bool(term.abbreviations)
-    name = term.abbreviations[0] if short else term.name
+    name = term.abbreviations[0] if short else _alike(term, like.name)
     return plural(name, short=short) if like.plural else name, short
+
+
+def _alike(term: Term, name: str) -> str:
+    """The term's name that ends as `name` does, for an ending tells a noun from an adjective: cracked, scratched."""
+    best, longest = term.name, max(1, _common_ending(term.name, name))
+    for other in term.synonyms:
+        if (ending := _common_ending(other, name)) > longest:
+            best, longest = other, ending
+    return best
+
+
+def _common_ending(first: str, second: str) -> int:
+    pairs = zip(reversed(first.lower()), reversed(second.lower()), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _replaced(text: str, found: Found, word: str, short: bool) -> str:
