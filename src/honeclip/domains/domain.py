@@ -193,7 +193,7 @@ def read_terms(domain: Domain, folder: Path) -> Terms:
     """
     files: list[Path] = []
     for name in domain.terms:
-        places_of_it = [folder / name, _PRESETS / name, _PRESETS / "terms" / name]
+        places_of_it = [folder / name, _PRESETS / "terms" / name.removeprefix("terms/")]
         there = [file for file in places_of_it if file.is_file()]
         if not there:
             shipped = ", ".join(f'"terms/{file.name}"' for file in sorted((_PRESETS / "terms").glob("*.toml")))

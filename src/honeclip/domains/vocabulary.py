@@ -42,10 +42,10 @@ _END = r"(?![^\W_])"
 # NegEx (Chapman et al. 2001, A simple algorithm for identifying negated findings) in small: a few words straight before.
 _NEGATION = re.compile(
     r"(?<![^\W_])(?:no|not|without|absence of|free of|negative for)\s+"
-    r"(?:(?:any|acute|definite|focal|large|significant|visible|evidence of|signs? of)\s+)*$",
+    r"(?:(?:an?|the|any|acute|definite|focal|large|significant|visible|evidence of|signs? of)\s+)*$",
     re.IGNORECASE,
 )
-_LISTED = re.compile(r"\s*(?:,\s*(?:or|nor)?|or|nor|/)\s*", re.IGNORECASE)
+_LISTED = re.compile(r"\s*(?:(?:,\s*)?n?or\s+(?:(?:an?|any)\s+)?|,\s*|/\s*)", re.IGNORECASE)
 _NEGATION_REACH = 60  # characters before a term in which its negation begins
 
 

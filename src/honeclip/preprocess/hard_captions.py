@@ -153,7 +153,7 @@ def _replaced(text: str, found: Found, word: str, short: bool) -> str:
 
 def _begins_with_vowel(word: str, short: bool) -> bool:
     if short or word[:2].lower() == "x-":
-        return word[0] in _SPELLED_VOWELS
+        return word[0].upper() in _SPELLED_VOWELS
     return word[0].lower() in "aeiou" and not word.lower().startswith(_LIKE_YOU)
 
 
