@@ -135,7 +135,7 @@ def test_near_misses_that_change_from_epoch_to_epoch(size, seed, data):
         part = flat[epoch * rows : (epoch + 1) * rows]
         assert sorted(part) == list(range(rows))
     assert all(len(set(indices.tolist())) == batch for epoch in drawn for indices in epoch)
-    for epoch, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for epoch, (start, stop) in enumerate(itertools.pairwise(starts)):
         at = start if data is None else data.draw(st.integers(start, stop - 1)) if stop > start else start
         again = mined(rows, batch, seed, stop - at, at, neighbours=arrays[epoch])
         assert np.array_equal(again, drawn[epoch][at - start :])

@@ -117,8 +117,13 @@ words = st.sampled_from(
         "fractures",
         "ulcer",
         "mm",
+        "no",
+        "MRI",
+        "lung",
+        ",",
+        "-",
+        "x",
     ]
-    + ["no", "MRI", "lung", ",", "-", "x"]
 )
 
 
