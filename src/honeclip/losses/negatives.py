@@ -55,21 +55,22 @@ def near_misses(
         for start, stop in tiles.spans(size, tiles.rows(size, tile_rows)):
             cosines_TN = tiles.cosines(image_ND, text_ND, ni_N, nt_N, start, stop)
             cosines_TN.masked_fill_(positive(start, stop).to(cosines_TN.device), -torch.inf)
-            found.append(_largest(cosines_TN, k).cpu())
+            found.append(_largest(cosines_TN, k))
     return torch.cat(found).numpy()
 
 
 def _largest(values_TN: Tensor, k: int) -> Tensor:
-    """Columns of the k largest values of each row, ties by column, -1 for minus infinity: int64 (T, k)."""
-    top_Tk, at_Tk = values_TN.topk(k, dim=1)
+    """Columns of the k largest values of each row, ties by column, -1 for minus infinity: int64 (T, k) on the CPU."""
     # topk says nothing about ties: put those it chose in order, and choose anew where more rows tie for the last place
+    top_Tk, at_Tk = (one.cpu() for one in values_TN.topk(k, dim=1))  # what is left to sort is small
     by_column_Tk = at_Tk.argsort(dim=1)
     at_Tk, top_Tk = at_Tk.gather(1, by_column_Tk), top_Tk.gather(1, by_column_Tk)
     by_value_Tk = top_Tk.argsort(dim=1, descending=True, stable=True)
     at_Tk, top_Tk = at_Tk.gather(1, by_value_Tk), top_Tk.gather(1, by_value_Tk)
     last_T1 = top_Tk[:, -1:]
-    tied_T = (values_TN == last_T1).sum(1) > (top_Tk == last_T1).sum(1)
+    tied_T = (values_TN == last_T1.to(values_TN.device)).sum(1).cpu() > (top_Tk == last_T1).sum(1)
     tied_T &= ~torch.isneginf(last_T1[:, 0])
     if bool(tied_T.any()):
-        at_Tk[tied_T] = values_TN[tied_T].sort(dim=1, descending=True, stable=True).indices[:, :k]
+        again_TN = values_TN[tied_T.to(values_TN.device)].cpu()
+        at_Tk[tied_T] = again_TN.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return at_Tk.masked_fill_(torch.isneginf(top_Tk), -1)
