@@ -78,3 +78,125 @@ def test_a_draw_carries_what_workers_need():
 def test_impossible_batches(rows, batch):
     with pytest.raises(DataError):
         order(rows, batch, 0)
+
+
+def near(rows, k, seed):
+    """Neighbours at random; some are -1, some the row itself, some twice."""
+    return np.random.default_rng(seed).integers(-1, rows, (rows, k))
+
+
+def mined(rows, batch, seed, steps, start=0, **more):
+    return [draw.indices for draw in itertools.islice(order(rows, batch, seed, start, **more), steps)]
+
+
+def first_step_within(epoch, rows, batch):
+    return -(-epoch * rows // batch)
+
+
+@settings(deadline=None, max_examples=150)
+@given(sizes(), st.integers(0, 2**32), st.integers(0, 4))
+@example((10, 8), 0, 2)
+@example((7, 7), 1, 3)
+@example((12, 4), 1, 0)
+def test_near_misses_leave_every_epoch_a_permutation(size, seed, k):
+    rows, batch = size
+    drawn = mined(rows, batch, seed, -(-rows * 6 // batch), neighbours=near(rows, k, seed))
+    assert all(len(indices) == batch == len(set(indices.tolist())) for indices in drawn)
+    flat = np.concatenate(drawn)
+    assert flat.dtype == np.int64
+    for epoch in range(6):
+        assert sorted(flat[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+
+
+@settings(deadline=None, max_examples=150)
+@given(sizes(), st.integers(0, 5), st.integers(0, 40))
+def test_a_start_in_the_middle_gives_the_same_draws_with_near_misses(size, seed, start):
+    rows, batch = size
+    neighbours = near(rows, 3, seed)
+    whole = mined(rows, batch, seed, start + 8, neighbours=neighbours)
+    resumed = mined(rows, batch, seed, 8, start, neighbours=neighbours)
+    assert all(np.array_equal(one, there) for one, there in zip(resumed, whole[start:], strict=True))
+
+
+@settings(deadline=None, max_examples=100)
+@given(sizes(), st.integers(0, 5), st.data())
+@example((10, 4), 0, None)
+def test_near_misses_that_change_from_epoch_to_epoch(size, seed, data):
+    """A caller that mines anew at each epoch and one that was resumed in the middle of it draw the same rows."""
+    rows, batch = size
+    starts = [first_step_within(epoch, rows, batch) for epoch in range(5)]
+    arrays = [near(rows, 3, 100 * seed + epoch) for epoch in range(4)]
+    drawn = [
+        mined(rows, batch, seed, stop - start, start, neighbours=array)
+        for start, stop, array in zip(starts, starts[1:], arrays, strict=False)
+    ]
+    flat = np.concatenate([indices for epoch in drawn for indices in epoch])
+    for epoch in range(4):
+        part = flat[epoch * rows : (epoch + 1) * rows]
+        assert sorted(part) == list(range(rows))
+    assert all(len(set(indices.tolist())) == batch for epoch in drawn for indices in epoch)
+    for epoch, (start, stop) in enumerate(itertools.pairwise(starts)):
+        at = start if data is None else data.draw(st.integers(start, stop - 1)) if stop > start else start
+        again = mined(rows, batch, seed, stop - at, at, neighbours=arrays[epoch])
+        assert np.array_equal(again, drawn[epoch][at - start :])
+
+
+def grouped_by_hand(waiting, batch, neighbours):
+    """One batch after another: the next row that waits, those of its neighbours that wait, the next row ..."""
+    waiting, batches = list(waiting), []
+    while waiting:
+        made = []
+        while len(made) < batch and waiting:
+            anchor = waiting.pop(0)
+            made.append(anchor)
+            for other in neighbours[anchor]:
+                if other in waiting and len(made) < batch:
+                    waiting.remove(other)
+                    made.append(other)
+        batches.append(made)
+    return batches
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes(), st.integers(0, 100))
+@example((20, 5), 1)
+@example((23, 5), 1)
+def test_batches_within_an_epoch_are_grouped_and_those_that_cross_stay(size, seed):
+    rows, batch = size
+    neighbours = near(rows, 4, seed).tolist()
+    steps = first_step_within(4, rows, batch)
+    plain = stream(rows, batch, seed, steps)
+    drawn = mined(rows, batch, seed, steps, neighbours=np.array(neighbours).reshape(rows, 4))
+    for epoch in range(4):
+        within = range(first_step_within(epoch, rows, batch), (epoch + 1) * rows // batch)
+        waiting = [row for step in within for row in plain[step].tolist()]
+        assert [drawn[step].tolist() for step in within] == grouped_by_hand(waiting, batch, neighbours)
+    crossing = [step for step in range(steps) if step * batch // rows != ((step + 1) * batch - 1) // rows]
+    assert all(np.array_equal(drawn[step], plain[step]) for step in crossing)
+
+
+def test_near_misses_meet_in_a_batch():
+    """Sixty rows in pairs: at random a pair meets in a batch of 6 one time in twelve."""
+    partner = np.arange(60)[:, None] ^ 1
+    drawn = mined(60, 6, 0, 10, neighbours=partner)
+    assert all({row ^ 1 for row in indices.tolist()} == set(indices.tolist()) for indices in drawn)
+
+
+def test_no_near_misses_change_nothing():
+    for nobody in (np.full((23, 2), -1), np.empty((23, 0), dtype=np.int64)):
+        assert np.array_equal(mined(23, 5, 3, 30, neighbours=nobody), stream(23, 5, 3, 30))
+
+
+@pytest.mark.parametrize(
+    "neighbours",
+    [
+        np.zeros((4, 2), dtype=np.int64),
+        np.zeros(5, dtype=np.int64),
+        np.zeros((5, 2)),
+        np.full((5, 1), 5),
+        np.full((5, 1), -2),
+    ],
+)
+def test_neighbours_that_are_no_rows(neighbours):
+    with pytest.raises(DataError, match="near misses are"):
+        order(5, 2, 0, neighbours=neighbours)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from honeclip import places
 from honeclip.domains import domain as domains
-from honeclip.domains.domain import AugmentRules, Domain, ImageRules
+from honeclip.domains.domain import AugmentRules, Domain, ImageRules, SimilarityRules
 from honeclip.errors import DomainError
 
 PRESETS = ["general", "industrial", "medical", "scientific"]
@@ -71,6 +71,66 @@ def test_prompts_are_one_a_template_and_braces_in_a_label_are_harmless():
 def test_defaults_change_nothing():
     assert plants().augment == AugmentRules(crop_scale=(1.0, 1.0))
     assert plants().selection == "auto"
+
+
+def test_each_preset_says_what_makes_its_captions_alike_and_how_to_make_them_wrong():
+    loaded = {name: domains.load(name) for name in PRESETS}
+    chosen = {name: one.similarity.metric for name, one in loaded.items()}
+    assert chosen == {"general": "text", "industrial": "labels", "medical": "terms", "scientific": "terms"}
+    assert all(len(one.hard_captions) >= 10 for one in loaded.values())
+    assert ("left", "right") in loaded["medical"].hard_captions
+    assert ("left", "right") not in loaded["industrial"].hard_captions, "its images are mirrored"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"similarity": {"metrik": "terms"}}, "similarity.metrik: unknown key; nearest: similarity.metric"),
+        ({"similarity": {"metric": "words"}}, "similarity.metric = 'words'"),
+        ({"similarity": {"metric": "terms"}}, 'terms = \\["terms/medical.toml"\\]'),
+        ({"similarity": {"tree": {"a": "b", "b": "c", "c": "b"}}}, "b -> c -> b is a circle"),
+        ({"similarity": {"tree": {"a": "a/b"}}}, "a -> a/b -> a is a circle"),
+        ({"hard_captions": [["left"]]}, "at least two words"),
+        ({"hard_captions": [["left", "(right)"]]}, r"'\(right\)': a word begins and ends with"),
+        ({"term": ["x.toml"]}, "term: unknown key; nearest: terms"),
+    ],
+)
+def test_faults_of_similarity_and_hard_captions(given, said):
+    with pytest.raises(DomainError, match=said):
+        plants(**given)
+
+
+def own_domain(folder, terms):
+    file = folder / "plants.toml"
+    file.write_text(f'title = "Plants"\ntemplates = ["{{label}}"]\nterms = {terms}\n')
+    return str(file)
+
+
+def test_a_copied_domain_finds_the_terms_that_come_with_honeclip_and_its_own_go_first(tmp_path):
+    file = own_domain(tmp_path, '["terms/medical.toml"]')
+    shipped = domains.read_terms(domains.load(file), tmp_path)
+    assert shipped == domains.read_terms(domains.load("medical"), domains.find("medical").parent)
+    assert shipped.find("pneumonia") == {"pneumonia": 1}
+    (tmp_path / "terms").mkdir()
+    (tmp_path / "terms" / "medical.toml").write_text('[terms]\nleaf = ["leaf", ["rust", "leaf rust"]]\n')
+    own = domains.read_terms(domains.load(file), tmp_path)
+    assert own.find("pneumonia, a leaf with leaf rust") == {"leaf": 1, "rust": 1}
+
+
+def test_the_files_of_a_domain_are_one_vocabulary(tmp_path):
+    (tmp_path / "leaves.toml").write_text('swap = ["leaf"]\n[terms]\nleaf = ["leaf", "needle"]\n')
+    both = domains.load(own_domain(tmp_path, '["leaves.toml", "industrial.toml"]'))
+    assert domains.read_terms(both, tmp_path).find("a needle with a crack") == {"needle": 1, "crack": 1}
+
+
+def test_a_missing_term_file_is_named_with_a_way_out(tmp_path):
+    with pytest.raises(DomainError, match=r"terms = 'trees\.toml': there is no such file in .*\"terms/medical\.toml\""):
+        domains.load(own_domain(tmp_path, '["trees.toml"]'))
+
+
+def test_a_domain_from_a_model_folder_needs_no_term_files():
+    """RUN/model holds the domain as a mapping; whoever only evaluates has no use for files of another machine."""
+    assert plants(terms=["gone.toml"], similarity={"metric": "terms"}).terms == ("gone.toml",)
 
 
 def test_every_fault_is_reported_at_once_with_the_nearest_key():
@@ -171,13 +231,18 @@ texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_
     flip=st.booleans(),
     rotate=st.integers(0, 180),
     fill=st.none() | st.integers(0, 255),
+    metric=st.sampled_from(["labels", "text"]),
+    words=st.lists(st.text("abc", min_size=1, max_size=3), min_size=2, max_size=3),
 )
-def test_any_domain_survives_toml(title, labels, low, flip, rotate, fill):
+def test_any_domain_survives_toml(title, labels, low, flip, rotate, fill, metric, words):
     one = Domain(
         name="n",
         title=title,
         templates=("{label}", "say: {label}"),
         label_names=labels,
+        terms=tuple(words),
+        hard_captions=(tuple(words), tuple(reversed(words))),
+        similarity=SimilarityRules(metric, ":", {f"{number} low": "high" for number in range(len(words))}),
         image=ImageRules(resize=None if fill is None else "longest", fill=fill),
         augment=AugmentRules(crop_scale=(low, 1.0), flip=flip, rotate_deg=rotate),
     )

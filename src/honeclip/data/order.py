@@ -3,6 +3,10 @@
 The rows form one endless stream of epochs, each a permutation; a batch is the next stretch of it, so no row is dropped
 at an epoch's end. Where a batch crosses from one epoch into the next, rows of its first part that the new permutation
 would repeat at once are moved behind the batch. Workers that know a Draw need nothing else.
+
+Near misses change what stands together, not when an epoch ends: the batches that lie within one epoch share its rows
+out anew, and the one that crosses into the next stays as it was drawn. So the draws of an epoch depend on the near misses
+of that epoch alone, each row still comes once an epoch, and a start at any step needs no other epoch's near misses.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ def order(
     strength: float = 1.0,
     stretch: int = 0,
     since: int = 0,
+    neighbours: NDArray[np.int64] | None = None,
 ) -> Iterator[Draw]:
     """The draws from `start_step` on, without end.
 
@@ -57,15 +62,20 @@ def order(
         strength: of augmentation, handed on.
         stretch: number of the stretch of steps with this batch, where the batch grows; each has permutations of its own.
         since: the first step of that stretch, at most `start_step`.
+        neighbours: (rows, k) the near misses of each row, best first; -1 is none. They are put into the row's batch. Other
+            ones for another epoch: a new call with the first step that lies within it, ceil(epoch * rows / batch) after
+            `since`, goes on where the draws of the call before are left.
 
     Raises:
-        DataError: there are no rows, or fewer than a batch.
+        DataError: there are no rows, or fewer than a batch; neighbours that are no rows.
     """
     if rows < 1:
         raise DataError("there are no rows to train on: the train split is empty")
     if not 1 <= batch <= rows:
         raise DataError(f"a batch of {batch} cannot be drawn from {rows} rows; train.batch is between 1 and {rows}")
-    draws = _draws(rows, batch, (seed, stretch) if stretch else (seed,), start_step - since)
+    if neighbours is not None:
+        _check_neighbours(neighbours, rows)
+    draws = _draws(rows, batch, (seed, stretch) if stretch else (seed,), start_step - since, neighbours)
     return (Draw(since + step, indices, size_px, strength, seed) for step, indices in draws)
 
 
@@ -80,9 +90,13 @@ def by_length(draws: Iterator[Draw], lengths: NDArray[np.int64]) -> Iterator[Dra
     return (replace(one, indices=one.indices[np.argsort(lengths[one.indices], kind="stable")]) for one in draws)
 
 
-def _draws(rows: int, batch: int, seed: tuple[int, ...], start_step: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _draws(
+    rows: int, batch: int, seed: tuple[int, ...], start_step: int, neighbours: NDArray[np.int64] | None
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
     epoch, place = divmod(start_step * batch, rows)
     epochs = _epochs(rows, batch, seed, epoch)
+    if neighbours is not None:
+        epochs = (_regrouped(one, batch, number, neighbours) for number, one in enumerate(epochs, epoch))
     current = next(epochs)
     step = start_step
     while True:
@@ -130,3 +144,45 @@ def _without_repeats(current: NDArray[np.int64], tail: NDArray[np.int64], head: 
     out = current.copy()
     out[taken], out[free] = current[free], current[taken]
     return out
+
+
+def _regrouped(
+    permutation: NDArray[np.int64], batch: int, epoch: int, neighbours: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The same rows, those of whole batches shared out so that near misses stand together.
+
+    Each batch takes the next row of the permutation that is not placed yet, then that row's neighbours that are not, and
+    again until it is full. Neighbours for which it has no room keep their place in the permutation.
+    """
+    rows = len(permutation)
+    head = -epoch * rows % batch  # rows at the start that complete the batch which crosses into this epoch
+    stop = rows - (epoch + 1) * rows % batch
+    waiting = np.zeros(rows, dtype=np.bool_)
+    waiting[permutation[head:stop]] = True
+    placed: list[int] = []
+    for row in permutation[head:stop].tolist():
+        if not waiting[row]:
+            continue
+        waiting[row] = False
+        placed.append(row)
+        for near in neighbours[row].tolist():
+            if len(placed) % batch == 0:
+                break
+            if near >= 0 and waiting[near]:
+                waiting[near] = False
+                placed.append(near)
+    out = permutation.copy()
+    out[head:stop] = placed
+    return out
+
+
+def _check_neighbours(neighbours: NDArray[np.int64], rows: int) -> None:
+    if neighbours.ndim != 2 or len(neighbours) != rows or neighbours.dtype.kind != "i":
+        raise DataError(
+            f"neighbours of shape {neighbours.shape} and type {neighbours.dtype}: near misses are whole numbers, "
+            f"one line for each of the {rows} rows"
+        )
+    if neighbours.size and not -1 <= neighbours.min() <= neighbours.max() < rows:
+        raise DataError(
+            f"neighbours from {neighbours.min()} to {neighbours.max()}: near misses are rows 0 to {rows - 1}, or -1 for none"
+        )

@@ -1,4 +1,5 @@
-"""A domain: one TOML file that says how a field's images may be changed and how its labels become prompts.
+"""A domain: one TOML file that says how a field's images may be changed, how its labels become prompts, and what makes
+two of its captions alike.
 
 A domain is data, never code. It is read strictly: every fault of a file is reported at once, an unknown key with the
 nearest known one. Names are looked up among the user's own files first (`places.domains()`), then among the presets
@@ -20,6 +21,8 @@ import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from honeclip import places
+from honeclip.domains.tree import ancestors
+from honeclip.domains.vocabulary import Terms, read
 from honeclip.errors import DomainError
 
 _STRICT = ConfigDict(extra="forbid")
@@ -46,6 +49,15 @@ def _rising(scale: tuple[float, float]) -> tuple[float, float]:
     if scale[0] > scale[1]:
         raise ValueError("the smaller share comes first, for example [0.9, 1.0]")
     return scale
+
+
+def _several(group: tuple[str, ...]) -> tuple[str, ...]:
+    if len(group) < 2:
+        raise ValueError('at least two words are needed, for example ["left", "right"]')
+    for word in group:
+        if not (word[0].isalnum() and word[-1].isalnum()):
+            raise ValueError(f"{word!r}: a word begins and ends with a letter or a digit")
+    return group
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -93,6 +105,24 @@ class AugmentRules:
 
 
 @dataclass(frozen=True)
+class SimilarityRules:
+    """What makes two captions of the field alike. `domains.similarity` turns it into vectors.
+
+    Attributes:
+        metric: "terms" (terms of the term files that both hold), "labels" (the common path of their labels) or "text"
+            (the cosine of a text tower).
+        separator: between the levels of a label that is a path, as in "animals/mammals".
+        tree: label -> the label above it, where that is not the path; for "labels".
+    """
+
+    __pydantic_config__ = _STRICT
+
+    metric: Literal["terms", "labels", "text"] = "text"
+    separator: Words = "/"
+    tree: Mapping[str, Words] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Domain:
     """A field. See the presets beside this file for what each value means in practice.
 
@@ -106,6 +136,9 @@ class Domain:
         normal_labels: labels that mean "nothing wrong"; empty where the field knows no such thing.
         selection: how the best checkpoint is found on val. "retrieval": mean of both R@10, and balanced accuracy where
             R@10 is left out; "balanced_accuracy": that, and retrieval where there are no labels; "auto": "retrieval".
+        terms: term files, beside the domain's own file or as they come with honeclip; `read_terms` finds and reads them.
+        hard_captions: groups of words that make a caption wrong when one is put in another's place.
+        similarity: what makes two captions alike.
         image: how an image becomes a square.
         augment: what may be done to a training image.
     """
@@ -120,6 +153,9 @@ class Domain:
     label_names: Mapping[str, Words] = field(default_factory=dict)
     normal_labels: tuple[Words, ...] = ()
     selection: Literal["auto", "retrieval", "balanced_accuracy"] = "auto"
+    terms: tuple[Words, ...] = ()
+    hard_captions: tuple[Annotated[tuple[Words, ...], AfterValidator(_several)], ...] = ()
+    similarity: SimilarityRules = field(default_factory=SimilarityRules)
     image: ImageRules = ImageRules()
     augment: AugmentRules = AugmentRules()
 
@@ -132,14 +168,41 @@ def load(name_or_path: str) -> Domain:
             without a `name` is named after itself.
 
     Raises:
-        DomainError: no such domain (the nearest names are shown), or every fault of its file.
+        DomainError: no such domain (the nearest names are shown), or every fault of its file or of its term files.
     """
     file = find(name_or_path)
     try:
         mapping = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DomainError(f"domain file {file}: {error}") from None
-    return from_mapping({"name": file.stem, **mapping}, str(file))
+    loaded = from_mapping({"name": file.stem, **mapping}, str(file))
+    read_terms(loaded, file.parent)  # a fault of a term file shows before any work is done
+    return loaded
+
+
+def read_terms(domain: Domain, folder: Path) -> Terms:
+    """The terms of a domain.
+
+    Args:
+        domain: `terms` names the files: "terms/medical.toml" is first looked for beside the domain's own file and then
+            among those that come with honeclip, so that a copied domain finds them too.
+        folder: where the domain's own file lies; `find(name_or_path).parent`.
+
+    Raises:
+        DomainError: a file is not there, or every fault of the files.
+    """
+    files: list[Path] = []
+    for name in domain.terms:
+        places_of_it = [folder / name, _PRESETS / "terms" / name.removeprefix("terms/")]
+        there = [file for file in places_of_it if file.is_file()]
+        if not there:
+            shipped = ", ".join(f'"terms/{file.name}"' for file in sorted((_PRESETS / "terms").glob("*.toml")))
+            raise DomainError(
+                f"domain {domain.name}: terms = {name!r}: there is no such file in {folder}; put it there, or take one that "
+                f"comes with honeclip: {shipped}"
+            )
+        files.append(there[0])
+    return read(files)
 
 
 def names() -> list[str]:
@@ -183,10 +246,12 @@ def from_mapping(mapping: Mapping[str, Any], origin: str) -> Domain:
     """
     try:
         # Strict JSON knows text from numbers and true from 1, and takes a list for a tuple.
-        return TypeAdapter(Domain).validate_json(json.dumps(dict(mapping), default=str), strict=True)
+        domain = TypeAdapter(Domain).validate_json(json.dumps(dict(mapping), default=str), strict=True)
     except ValidationError as error:
         faults = "\n".join(_fault(one["loc"], one["type"], one["msg"], one["input"]) for one in error.errors())
         raise DomainError(f"domain {origin}:\n{faults}") from None
+    _check_similarity(domain, origin)
+    return domain
 
 
 def to_mapping(domain: Domain) -> dict[str, Any]:
@@ -212,6 +277,20 @@ def prompts(domain: Domain, label: str) -> list[str]:
     return [template.format(label=text) for template in domain.templates]
 
 
+def _check_similarity(domain: Domain, origin: str) -> None:
+    rules = domain.similarity
+    if rules.metric == "terms" and not domain.terms:
+        raise DomainError(
+            f'domain {origin}:\nsimilarity.metric = "terms": the domain has no terms; name a list of them, for example '
+            'terms = ["terms/medical.toml"], or choose "labels" or "text"'
+        )
+    try:
+        for label in rules.tree:
+            ancestors(label, rules.tree, rules.separator)
+    except DomainError as error:
+        raise DomainError(f"domain {origin}:\n{error}") from None
+
+
 def _fault(loc: tuple[int | str, ...], kind: str, message: str, given: Any) -> str:
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     if kind == "unexpected_keyword_argument":
@@ -223,7 +302,7 @@ def _fault(loc: tuple[int | str, ...], kind: str, message: str, given: Any) -> s
 
 
 def _keys() -> list[str]:
-    inner = {"image": ImageRules, "augment": AugmentRules}
+    inner = {"similarity": SimilarityRules, "image": ImageRules, "augment": AugmentRules}
     return [
         f"{one.name}.{part.name}" if part else one.name
         for one in fields(Domain)
