@@ -74,9 +74,9 @@ def slice_for(
 ) -> int:
     """Queries of a slice for one call of attention; 0 leaves the call to torch.
 
-    The rule: a slice's scores fill `SLICE_BYTES` (on a CPU `CPU_SLICE_BYTES`), or less where `SLICE_COPIES` of them and what
-    a slice copies of its operands would not fit the budget; at least one query, at most all. One slice that holds all queries still saves
-    memory: its scores are not kept until the backward.
+    The rule: a slice's scores fill `SLICE_BYTES` (on a CPU `CPU_SLICE_BYTES`), or less where `SLICE_COPIES` of them and
+    what a slice copies of its operands would not fit the budget; at least one query, at most all. One slice that holds all
+    queries still saves memory: its scores are not kept until the backward.
 
     Args:
         batch: samples B.
