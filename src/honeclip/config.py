@@ -7,6 +7,7 @@ default, the config file, or `--set section.key=value`, in that order, and a fau
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -68,6 +69,27 @@ def _batches(value: Any) -> Any:
     return [(float(share), int(size)) for share, size in rows]
 
 
+def _weights(value: Any) -> Any:
+    """Weights of parts by name: numbers that are not negative and not all 0, or points [share of the run, weight]."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is no table of weights, such as {{images = 0.2}}")
+    points = {name: one if isinstance(one, list | tuple) else [(0.0, one)] for name, one in value.items()}
+    for name, row in points.items():
+        if not row or any(not isinstance(one, list | tuple) or len(one) != 2 for one in row):
+            raise ValueError(f"{name}: a weight is a number or a list of [share of the run, weight]")
+        numbers = [x for one in row for x in one]
+        if any(isinstance(x, bool) or not isinstance(x, int | float) or not 0 <= x < math.inf for x in numbers):
+            raise ValueError(f"{name}: {row}: weights and shares are numbers, 0 or above")
+        shares = [share for share, _ in row]
+        if shares != sorted(shares) or shares[-1] > 1:
+            raise ValueError(f"{name}: the shares {shares} must ascend from 0 to 1")
+    if "infonce" in points and "siglip" in points and all(weight == 0 for row in points.values() for _, weight in row):
+        raise ValueError("all weights are 0, so there is nothing to learn: set one above 0")
+    return {
+        name: value[name] if not isinstance(value[name], list) else tuple(map(tuple, value[name])) for name in value
+    }
+
+
 Steps = Annotated[str | int, AfterValidator(_duration)]
 Length = Annotated[str | int, AfterValidator(_length)]
 Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
@@ -77,6 +99,10 @@ Decay = Annotated[float, BeforeValidator(_strictly_number), Field(gt=0, le=1)]
 Positive = Annotated[int, BeforeValidator(_strictly_number), Field(ge=1)]
 Batches = Annotated[tuple[tuple[float, int], ...] | Annotated[int, Field(ge=1)], BeforeValidator(_batches)]
 Count = Annotated[int, BeforeValidator(_strictly_number), Field(ge=0)]
+Scale = Annotated[float, BeforeValidator(_strictly_number), Field(ge=1, le=100)]
+Weights = Annotated[
+    dict[Literal["infonce", "siglip", "images"], float | tuple[tuple[float, float], ...]], BeforeValidator(_weights)
+]
 
 
 class Section(BaseModel):
@@ -155,10 +181,35 @@ class Loss(Section):
     """`[loss]`: what is minimised."""
 
     kind: Literal["infonce", "siglip"] = Field("infonce", description="contrastive loss")
-    temperature: Literal["learned", "fixed"] = Field("learned", description="whether the logit scale learns")
-    targets: Literal["captions", "pairs"] = Field(
-        "captions", description="captions: equal captions or images are positives of each other; pairs: the diagonal"
+    temperature: Literal["learned", "fixed", "scheduled", "auto"] = Field(
+        "learned",
+        description="what becomes of the logit scale (auto: it holds the effective number of negatives of a batch)",
     )
+    logit_scale: Literal["native"] | AboveZero = Field("native", description="logit scale at the start")
+    scheduled_scales: tuple[Scale, Scale] = Field(
+        (10.0, 100.0), description="logit scales of temperature=scheduled, at the start and at the end"
+    )
+    temperature_shape: Literal["cosine", "linear"] = Field("cosine", description="way of temperature=scheduled")
+    effective_negatives: Share = Field(
+        0.5, description="of N negatives a row, temperature=auto lets N to this power have a say"
+    )
+    targets: Literal["captions", "pairs", "labels", "soft"] = Field(
+        "captions",
+        description="positives: captions: equal captions or images; pairs: the diagonal; labels: a label in common as "
+        "well; soft: captions, and what the domain holds for similar",
+    )
+    positives: Literal["mean", "sum", "masked"] = Field(
+        "mean",
+        description="what positives beside the own pair are (sum: alternatives to it; masked: no negatives, nothing else)",
+    )
+    blend: Share = Field(0.3, description="share of soft targets that follows the similarity")
+    label_smoothing: Share = Field(0.0, description="share of the target that is spread over the whole batch")
+    hard_negatives: NotNegative = Field(0.0, description="beta: how much more the harder negatives weigh (0: equally)")
+    weights: Weights = Field(
+        {},
+        description="further parts {infonce, siglip, images} and their weights, or [[share of the run, weight], ...]",
+    )
+    balance: Literal["fixed", "uncertainty"] = Field("fixed", description="whether the weights of the parts learn")
     tile: Literal["auto"] | Positive = Field("auto", description="rows of the logits held at once")
 
 

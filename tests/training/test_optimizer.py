@@ -139,11 +139,11 @@ def test_stored_state_put_into_a_new_optimizer_goes_on_to_the_bit(make):
     for step in range(3):
         gradients(one, step)
         built.step()
-    stored = optimizers.state_tensors(built, one)
+    stored = optimizers.state_tensors(built, dict(one.model.named_parameters()))
     assert all(isinstance(value, torch.Tensor) for value in stored.values())
     assert {name.rpartition("/")[2] for name in stored} == {"step", "exp_avg", "exp_avg_sq"}
     two.model.load_state_dict(one.model.state_dict())
-    optimizers.load_state_tensors(again, two, stored)
+    optimizers.load_state_tensors(again, dict(two.model.named_parameters()), stored)
     for clip, optimizer in ((one, built), (two, again)):
         gradients(clip, 9)
         optimizer.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from honeclip.stepping.autopilot import Autopilot
 from honeclip.stepping.plan import Plan
 from honeclip.stepping.step import StepResult, cached_step
 from honeclip.training import optimizer as optimizers
+from honeclip.training.aims import Aims
 from honeclip.training.feeds import ImageFeed, TextFeed
-from honeclip.training.objective import clamp_scale, objective
+from honeclip.training.objective import Balance, objective, set_scale, settle_scale
 
 NORM = "the gradient norm"
 
@@ -72,6 +73,9 @@ class Learner:
     factor: Callable[[int], float]
     heads: float = 1.0
     lengths: NDArray[np.int64] | None = None
+    aims: Aims = field(default_factory=Aims)
+    balance: Balance | None = None
+    steps: int = 1
 
 
 def text_share(learner: Learner, batch: int) -> float:
@@ -105,12 +109,13 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
     for batch in batches:
         step = batch.draw.step
         lr = optimizers.set_rate(optimizer, learner.factor(step), learner.heads)
+        set_scale(clip, learner.config.loss, step / learner.steps)
         result, pilot, change = _fitting_step(learner, batch, pilot)
         _stop_unless(result.finite, step, f"the loss ({_names(result)})", last_good)
         with clip.device.lock:
             norm, skipped = _update(learner, step, last_good)
             optimizer.zero_grad(set_to_none=True)
-            clamp_scale(clip)
+            settle_scale(clip, learner.config.loss, batch, learner.aims, result.parts)
         swapped, before = swapped_bytes(), swapped
         if not change:
             available = clip.device.memory()["available"]
@@ -149,19 +154,22 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
     device = learner.clip.device
     scaler = learner.scaler
     plan = learner.plan
+    loss, share = learner.config.loss, batch.draw.step / learner.steps
     with device.lock, device.autocast(learner.precision.name), attention.sliced(plan.attention_slice):
         if learner.config.train.accumulation == "plain":
             return accumulated_step(
                 feeds,
                 [feed.inputs(batch) for feed in feeds],
-                lambda start, stop: objective(learner.clip, rows(batch, start, stop), learner.config.loss),
+                lambda start, stop: objective(
+                    learner.clip, rows(batch, start, stop), loss, learner.aims, learner.balance, share
+                ),
                 micro_batch=plan.micro_batch[0],
                 scale_loss=scaler.scale if scaler.is_enabled() else None,
             )
         return cached_step(
             feeds,
             [feed.inputs(batch) for feed in feeds],
-            objective(learner.clip, batch, learner.config.loss),
+            objective(learner.clip, batch, loss, learner.aims, learner.balance, share),
             micro_batch=plan.micro_batch,
             keep=plan.keep,
             scale_loss=scaler.scale if scaler.is_enabled() else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,16 @@ from honeclip.model.towers import image_tower, text_tower
 HEAD_RATE, LORA_RATE, BODY_RATE = 1e-3, 2e-4, 1e-5
 """Peak rates of `train.lr = "auto"`: for heads over frozen or fresh features, adapters, and whole pre-trained towers."""
 
+BALANCE_RATE = 1e-2
+"""Peak rate of the log variances of uncertainty weighting: numbers around 0 that begin at their place."""
+
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Adam's constants as CLIP trains with them (Radford et al. 2021, table 19)."""
 
 
-def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW:
+def build(
+    clip: Clip, train: Train, frozen: frozenset[str], balance: nn.ParameterDict | None = None
+) -> torch.optim.AdamW:
     """The optimizer over everything that may ever learn in this run; each group has its peak rate as `peak_lr`.
 
     With `layer_decay` below 1 the rate falls by that factor from the head, which has all of it, to the last block and on
@@ -31,6 +36,7 @@ def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW
         clip: the model, heads in their final form.
         train: rate and decay.
         frozen: towers ("image", "text") whose bodies never learn.
+        balance: what the loss learns of its own, at `BALANCE_RATE`.
 
     Raises:
         ConfigError: rates shall decay by layers, and a tower that learns has no blocks that are known.
@@ -46,6 +52,8 @@ def build(clip: Clip, train: Train, frozen: frozenset[str]) -> torch.optim.AdamW
         decay = train.weight_decay if _decays(name, parameter) else 0.0
         rate = head_rate if is_head else lora_rate if is_adapter(name) else body_rate
         groups.setdefault((rate * shares.get(id(parameter), 1.0), decay, is_head), []).append(parameter)
+    if balance is not None:
+        groups[(BALANCE_RATE, 0.0, False)] = [*groups.get((BALANCE_RATE, 0.0, False), []), *balance.values()]
     return torch.optim.AdamW(
         [
             {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "head": head}
@@ -102,18 +110,19 @@ def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, limit: float
                 one.grad.mul_(limit / (norm + 1e-6))
 
 
-def state_tensors(optimizer: torch.optim.Optimizer, clip: Clip) -> dict[str, Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimizer's state as tensors named `PARAMETER/KEY`, so that a file holds it without pickle."""
     tensors = {}
-    for name, parameter in clip.model.named_parameters():
+    for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
     return tensors
 
 
-def load_state_tensors(optimizer: torch.optim.Optimizer, clip: Clip, tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: dict[str, Tensor]
+) -> None:
     """Puts back what `state_tensors` gave: moments beside their parameter, step counts where the kernel wants them."""
-    parameters = dict(clip.model.named_parameters())
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition("/")
         parameter = parameters[name]

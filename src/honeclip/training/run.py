@@ -148,7 +148,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     total, seconds = _length(prepared, learner, known, state)
     table = stages.table(clip, config.model.freeze, total, prepared.sizes, state.json["phase"] if state else 0)
     factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
-    learner = replace(learner, factor=factor)
+    learner = replace(learner, factor=factor, steps=total)
     # 4. the steps
     with closing(EventLog(folder.events_file)) as log:
         log.truncate(state.events_offset if state else 0)

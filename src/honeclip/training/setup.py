@@ -36,6 +36,7 @@ from honeclip.stepping.cost import ROWS
 from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
 from honeclip.training import objective, optimizer, planning, stages
+from honeclip.training.aims import aims as training_aims
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
 from honeclip.training.folder import RunFolder
@@ -112,6 +113,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
             "train.accumulation=plain learns from the negatives of each micro-batch, so that memory would decide what is "
             "learned: set memory.micro_batch, or leave train.accumulation=exact"
         )
+    objective.check(config.loss)
     imports_bytes = resident.now_bytes()
     where = detect.choose(device)
     how = _right_precision(where, config.train.precision, say)
@@ -241,6 +243,7 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         known: features of the train split; both towers' where the model takes fresh heads.
     """
     clip, config = found.clip, found.config
+    aims = training_aims(clip, found.train, found.domain, config.data.domain, config.loss)
     if heads.takes_fresh_heads(clip):
         assert known.image_NF is not None
         assert known.text_NF is not None
@@ -255,17 +258,20 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
     if config.model.lora_rank:
         adapt.add_lora(clip, config.model.lora_rank, config.train.seed)
     dtype = precision.weight_dtype(found.precision.name)
+    balance = objective.balance(config.loss, clip.logit_scale)
     return Learner(
         clip=clip,
         config=config,
         precision=found.precision,
-        optimizer=optimizer.build(clip, config.train, freeze),
+        optimizer=optimizer.build(clip, config.train, freeze, balance),
         scaler=gradient_scaler(clip, found.precision),
         image_feed=ImageFeed(clip, None, dtype),
         text_feed=TextFeed(clip, None, dtype),
         plan=NO_PLAN,
         factor=lambda step: 1.0,
         lengths=None if "text" in freeze else caption_lengths(clip, found.train),
+        aims=aims,
+        balance=balance,
     )
 
 

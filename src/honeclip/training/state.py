@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from honeclip.checkpoint.save import RunState
 from honeclip.config import Memory
 from honeclip.device import rng
@@ -61,8 +63,9 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: int
         elapsed_s=position.elapsed_s,
         tensors={
             "weights": weights,
-            "optimizer": state_tensors(learner.optimizer, clip),
+            "optimizer": state_tensors(learner.optimizer, _parameters(learner)),
             "rng": rng.snapshot(),
+            **({} if learner.balance is None else {"balance": learner.balance.state_dict()}),
         },
         json={
             "clip": clip_json(clip),
@@ -90,7 +93,9 @@ def restore(state: RunState, learner: Learner, total_steps: int) -> Position:
     """
     try:
         learner.clip.model.load_state_dict(state.tensors["weights"])
-        load_state_tensors(learner.optimizer, learner.clip, state.tensors.get("optimizer", {}))
+        if learner.balance is not None:
+            learner.balance.load_state_dict(state.tensors["balance"])
+        load_state_tensors(learner.optimizer, _parameters(learner), state.tensors.get("optimizer", {}))
     except (RuntimeError, KeyError) as error:
         raise RunError(f"the checkpoint of step {state.step} does not fit the model of this run: {error}") from None
     rng.restore(state.tensors.get("rng", {}))
@@ -107,6 +112,12 @@ def restore(state: RunState, learner: Learner, total_steps: int) -> Position:
         peak_bytes=stored["peak_bytes"],
         samples=stored["samples"],
     )
+
+
+def _parameters(learner: Learner) -> dict[str, nn.Parameter]:
+    """By name: the model's, and what the loss learns of its own."""
+    own = {} if learner.balance is None else {f"balance.{name}": one for name, one in learner.balance.items()}
+    return {**dict(learner.clip.model.named_parameters()), **own}
 
 
 def stored_plan(state: RunState, stage: int, memory: Memory) -> Plan | None:

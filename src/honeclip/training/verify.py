@@ -26,6 +26,8 @@ from honeclip.model.towers import image_tower, text_tower
 from honeclip.preprocess.preprocess import normalise
 from honeclip.stepping.inputs import spans
 from honeclip.stepping.step import cached_step
+from honeclip.training import objective as objectives
+from honeclip.training.aims import Aims, aims
 from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.objective import objective, prepare
 
@@ -72,6 +74,8 @@ def verify(
         raise DataError(
             f"{rows.source}: the train split has {len(rows)} rows, and a step compares pairs: give two or more"
         )
+    objectives.check(config.loss)
+    known = aims(reference, rows, domain, config.data.domain, config.loss)
     size = min(batch, len(rows))
     draws = order(len(rows), size, config.train.seed, size_px=reference.preprocess.size_px, strength=0.0)
     drawn = next(loader.batches(rows, reference.preprocess, islice(draws, 1)))
@@ -80,8 +84,8 @@ def verify(
 
     prepare(reference, _with_learned_scale(config.loss))
     reference.model.double()
-    truth = _plain(reference, drawn, config.loss)
-    cached64 = _cached(reference, drawn, config.loss, micro_batch, keep)
+    truth = _plain(reference, drawn, config.loss, known)
+    cached64 = _cached(reference, drawn, config.loss, known, micro_batch, keep)
     worst, error64 = _largest(cached64, truth)
     # a gradient that did not arrive at all is a ratio of 0
     ratio = float(cached64["logit_scale"] / truth["logit_scale"]) if "logit_scale" in cached64 else 0.0
@@ -89,8 +93,8 @@ def verify(
 
     clip = load(model, where)
     prepare(clip, _with_learned_scale(config.loss))
-    _, plain32 = _largest(_plain(clip, drawn, config.loss), truth)
-    _, cached32 = _largest(_cached(clip, drawn, config.loss, micro_batch, keep), truth)
+    _, plain32 = _largest(_plain(clip, drawn, config.loss, known), truth)
+    _, cached32 = _largest(_cached(clip, drawn, config.loss, known, micro_batch, keep), truth)
     passed = (
         error64 <= LARGEST_FLOAT64
         and abs(ratio - 1) <= SCALE_TOLERANCE
@@ -117,7 +121,7 @@ def _with_learned_scale(loss: Loss) -> Loss:
     return loss.model_copy(update={"temperature": "learned"})
 
 
-def _plain(clip: Clip, batch: Batch, loss: Loss) -> Gradients:
+def _plain(clip: Clip, batch: Batch, loss: Loss, known: Aims) -> Gradients:
     """One forward over everything, one backward."""
     _learn(clip)
     preprocess = clip.preprocess
@@ -127,18 +131,18 @@ def _plain(clip: Clip, batch: Batch, loss: Loss) -> Gradients:
         pixels = normalise(clip.device.copy(batch.images), preprocess.mean, preprocess.std, clip.dtype)
         image_BD = image_tower(clip)(pixels)
         text_BD = text_tower(clip)(clip.device.copy(batch.tokens))
-        objective(clip, batch, loss)(image_BD, text_BD)[0].backward()
+        objective(clip, batch, loss, known)(image_BD, text_BD)[0].backward()
     return _taken(clip)
 
 
-def _cached(clip: Clip, batch: Batch, loss: Loss, micro_batch: int, keep: int) -> Gradients:
+def _cached(clip: Clip, batch: Batch, loss: Loss, known: Aims, micro_batch: int, keep: int) -> Gradients:
     _learn(clip)
     feeds = ImageFeed(clip, None, clip.dtype), TextFeed(clip, None, clip.dtype)
     with clip.device.lock:
         cached_step(
             feeds,
             [feed.inputs(batch) for feed in feeds],
-            objective(clip, batch, loss),
+            objective(clip, batch, loss, known),
             micro_batch=micro_batch,
             keep=keep,
         )

@@ -1,0 +1,126 @@
+"""Every setting of `[loss]` trains, does what it says, and survives being stopped in the middle."""
+
+from __future__ import annotations
+
+import math
+from shutil import rmtree
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from honeclip.config import load as load_config
+from honeclip.errors import ConfigError
+from honeclip.monitoring import events
+from honeclip.training.verify import verify
+
+SETTINGS = {
+    "siglip": {"kind": "siglip"},
+    "fixed": {"temperature": "fixed", "logit_scale": 20},
+    "scheduled": {"temperature": "scheduled", "scheduled_scales": [5, 50]},
+    "auto": {"temperature": "auto"},
+    "hard negatives": {"hard_negatives": 0.5},
+    "hard negatives, siglip": {"kind": "siglip", "hard_negatives": 0.5},
+    "labels": {"targets": "labels"},
+    "labels, siglip, tiles": {"kind": "siglip", "targets": "labels", "tile": 3},
+    "soft": {"targets": "soft", "blend": 0.5},
+    "summed": {"targets": "labels", "positives": "sum"},
+    "masked": {"targets": "labels", "positives": "masked"},
+    "smoothed": {"label_smoothing": 0.1},
+    "three parts": {"weights": {"siglip": 0.5, "images": [[0.0, 0.5], [1.0, 0.0]]}, "targets": "labels"},
+    "uncertainty": {"balance": "uncertainty", "weights": {"images": 1.0}, "targets": "labels", "hard_negatives": 0.3},
+}
+
+
+def steps(run):
+    return [one for one in events.read(run.folder / "events.jsonl") if one["event"] == "step"]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_stopped_in_the_middle_it_is_the_same_run(name, quick, tmp_path):
+    whole = quick(out=tmp_path / "whole", loss=SETTINGS[name], checkpoint={"every": 2, "keep_last": 9})
+    assert all(math.isfinite(one["loss"]) for one in steps(whole))
+    cut = quick(out=tmp_path / "cut", loss=SETTINGS[name], checkpoint={"every": 2, "keep_last": 9})
+    for folder in (cut.folder / "checkpoints").glob("step-*"):
+        if int(folder.name[-6:]) > 2:
+            rmtree(folder)
+    (cut.folder / "result.json").unlink()
+    rmtree(cut.model_folder)
+    again = quick(out=cut.folder, resume=True)
+    assert [one["loss"] for one in steps(again)] == [one["loss"] for one in steps(whole)]
+    file = "open_clip_model.safetensors"
+    for key, value in load_file(whole.model_folder / file).items():
+        assert torch.equal(value, load_file(again.model_folder / file)[key]), key
+
+
+@pytest.mark.parametrize("name", ["labels", "soft", "hard negatives, siglip", "masked", "three parts"])
+def test_the_cached_step_is_exact_with_it(name, data, vit):
+    sets = [f"loss.{key}={_toml(value)}" for key, value in SETTINGS[name].items()]
+    found = verify(str(data), str(vit), batch=12, micro_batch=5, sets=sets, device="cpu")
+    assert found["passed"], found
+
+
+def _toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def test_a_temperature_that_is_fixed_stays_and_a_scheduled_one_goes_where_it_is_sent(quick, tmp_path):
+    fixed = quick(out=tmp_path / "fixed", loss=SETTINGS["fixed"])
+    assert [one["logit_scale"] for one in steps(fixed)] == pytest.approx([20] * 6)
+    sent = quick(out=tmp_path / "sent", loss={**SETTINGS["scheduled"], "temperature_shape": "linear"})
+    ways = [5 * 10 ** (step / 6) for step in range(6)]
+    assert [one["logit_scale"] for one in steps(sent)] == pytest.approx(ways)
+
+
+def test_an_automatic_temperature_moves_towards_the_wanted_negatives(quick, tmp_path):
+    for wanted, grows in ((0.0, True), (1.0, False)):
+        loss = {"temperature": "auto", "logit_scale": 10, "effective_negatives": wanted}
+        scales = [one["logit_scale"] for one in steps(quick(out=tmp_path / f"{wanted}", loss=loss))]
+        assert (scales[-1] > 10) is grows, scales
+
+
+def test_the_parts_are_logged_by_name(quick, tmp_path):
+    run = quick(out=tmp_path / "parts", loss=SETTINGS["three parts"])
+    assert all(set(one["parts"]) == {"infonce", "siglip", "images"} for one in steps(run))
+    first = steps(run)[0]
+    parts = first["parts"]
+    assert first["loss"] == pytest.approx(parts["infonce"] + 0.5 * parts["siglip"] + 0.5 * parts["images"], rel=1e-6)
+
+
+def test_uncertainty_begins_with_every_part_counting_one(quick, tmp_path):
+    first = steps(quick(out=tmp_path / "run", loss=SETTINGS["uncertainty"]))[0]
+    assert first["loss"] == pytest.approx(2 + sum(math.log(one) for one in first["parts"].values()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ({"targets": "labels"}, "no labels"),
+        ({"positives": "sum", "kind": "siglip"}, "each pair by itself"),
+        ({"positives": "masked", "targets": "soft"}, "hard positives only"),
+        ({"weights": {"images": 1.0}, "targets": "pairs"}, "images that belong together"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_before_anything_is_written(loss, said, quick, tmp_path, text):
+    import tiny_runs
+
+    data = tiny_runs.draw(tmp_path / "plain", 40, tiny_runs.ALL_SPLITS)
+    with pytest.raises(ConfigError, match=said):
+        quick(data=data, out=tmp_path / "run", loss=loss)
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{images = -1}", "{images = [[0.5, 1], [0.2, 1]]}", "{infonce = 0, siglip = 0}", "{supcon = 1}", "3", "{images = true}"],
+)
+def test_weights_that_cannot_be_are_refused(value):
+    with pytest.raises(ConfigError, match=r"loss\.weights"):
+        load_config(sets=[f"loss.weights={value}"])
+
+
+def test_an_unknown_loss_is_named_with_those_that_are_known():
+    with pytest.raises(ConfigError, match="infonce"):
+        load_config(sets=["loss.kind=infonse"])
