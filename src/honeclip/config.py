@@ -90,6 +90,17 @@ def _weights(value: Any) -> Any:
     }
 
 
+def _scales(value: Any) -> Any:
+    """Shares of the image size, the whole size first; a single share is none."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is no list of shares, such as [1.0, 0.5]")
+    if any(isinstance(one, bool) or not isinstance(one, int | float) or not 0 < one <= 1 for one in value):
+        raise ValueError(f"{list(value)}: each scale is a share of the image size, above 0 and at most 1")
+    if value and (1.0 not in value or len(value) < 2 or len(set(value)) < len(value)):
+        raise ValueError(f"{list(value)}: 1.0 and at least one smaller share, none twice")
+    return tuple(sorted(map(float, value), reverse=True))
+
+
 Steps = Annotated[str | int, AfterValidator(_duration)]
 Length = Annotated[str | int, AfterValidator(_length)]
 Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
@@ -100,6 +111,7 @@ Positive = Annotated[int, BeforeValidator(_strictly_number), Field(ge=1)]
 Batches = Annotated[tuple[tuple[float, int], ...] | Annotated[int, Field(ge=1)], BeforeValidator(_batches)]
 Count = Annotated[int, BeforeValidator(_strictly_number), Field(ge=0)]
 Scale = Annotated[float, BeforeValidator(_strictly_number), Field(ge=1, le=100)]
+Scales = Annotated[tuple[float, ...], BeforeValidator(_scales)]
 Weights = Annotated[
     dict[Literal["infonce", "siglip", "images"], float | tuple[tuple[float, float], ...]], BeforeValidator(_weights)
 ]
@@ -205,6 +217,12 @@ class Loss(Section):
     blend: Share = Field(0.3, description="share of soft targets that follows the similarity")
     label_smoothing: Share = Field(0.0, description="share of the target that is spread over the whole batch")
     hard_negatives: NotNegative = Field(0.0, description="beta: how much more the harder negatives weigh (0: equally)")
+    hard_captions: bool = Field(
+        False, description="each image is also told from its caption with one word made wrong by the domain's rules"
+    )
+    scales: Scales = Field(
+        (), description="shares of the image size that are learned from together, such as [1.0, 0.5]"
+    )
     weights: Weights = Field(
         {},
         description="further parts {infonce, siglip, images} and their weights, or [[share of the run, weight], ...]",

@@ -27,8 +27,16 @@ SETTINGS = {
     "summed": {"targets": "labels", "positives": "sum"},
     "masked": {"targets": "labels", "positives": "masked"},
     "smoothed": {"label_smoothing": 0.1},
+    "hard captions": {"hard_captions": True},
+    "hard captions, siglip, labels": {"hard_captions": True, "kind": "siglip", "targets": "labels"},
     "three parts": {"weights": {"siglip": 0.5, "images": [[0.0, 0.5], [1.0, 0.0]]}, "targets": "labels"},
     "uncertainty": {"balance": "uncertainty", "weights": {"images": 1.0}, "targets": "labels", "hard_negatives": 0.3},
+}
+
+
+SCALES = {
+    "two scales": {"scales": [1.0, 0.5]},
+    "three scales, siglip, hard captions": {"scales": [1.0, 0.5, 0.75], "kind": "siglip", "hard_captions": True},
 }
 
 
@@ -36,11 +44,32 @@ def steps(run):
     return [one for one in events.read(run.folder / "events.jsonl") if one["event"] == "step"]
 
 
+@pytest.fixture
+def field(tmp_path):
+    """A domain that knows what contradicts what in the drawn pictures' captions, as a file."""
+    file = tmp_path / "shapes.toml"
+    file.write_text('title = "Shapes"\ntemplates = ["{label}"]\nhard_captions = [["red", "green", "blue", "black"]]\n')
+    return str(file)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_stopped_in_the_middle_it_is_the_same_run(name, quick, tmp_path):
-    whole = quick(out=tmp_path / "whole", loss=SETTINGS[name], checkpoint={"every": 2, "keep_last": 9})
+def test_stopped_in_the_middle_it_is_the_same_run(name, quick, tmp_path, field):
+    same_when_stopped(quick, tmp_path, domain=field, loss=SETTINGS[name])
+
+
+@pytest.mark.parametrize("freeze", ["auto", "none"])
+@pytest.mark.parametrize("name", SCALES)
+def test_so_it_is_with_several_scales(name, freeze, quick, tmp_path, field, two_towers):
+    same_when_stopped(quick, tmp_path, domain=field, model=two_towers, loss=SCALES[name], model_={"freeze": freeze})
+
+
+def same_when_stopped(quick, tmp_path, **given):
+    sections = {"loss": given.pop("loss"), "checkpoint": {"every": 2, "keep_last": 9}}
+    if "model_" in given:
+        sections["sets"] = [f"model.{key}={value}" for key, value in given.pop("model_").items()]
+    whole = quick(out=tmp_path / "whole", **given, **sections)
     assert all(math.isfinite(one["loss"]) for one in steps(whole))
-    cut = quick(out=tmp_path / "cut", loss=SETTINGS[name], checkpoint={"every": 2, "keep_last": 9})
+    cut = quick(out=tmp_path / "cut", **given, **sections)
     for folder in (cut.folder / "checkpoints").glob("step-*"):
         if int(folder.name[-6:]) > 2:
             rmtree(folder)
@@ -51,6 +80,31 @@ def test_stopped_in_the_middle_it_is_the_same_run(name, quick, tmp_path):
     file = "open_clip_model.safetensors"
     for key, value in load_file(whole.model_folder / file).items():
         assert torch.equal(value, load_file(again.model_folder / file)[key]), key
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_the_cached_step_is_exact_with_several_scales(name, data, two_towers, field):
+    sets = [*(f"loss.{key}={_toml(value)}" for key, value in SCALES[name].items()), f"data.domain={field}"]
+    found = verify(str(data), str(two_towers), batch=12, micro_batch=5, sets=sets, device="cpu")
+    assert found["passed"], found
+
+
+def test_a_tower_of_one_size_is_refused_for_several_scales(quick):
+    with pytest.raises(ConfigError, match=r"loss\.scales.*starter takes any size"):
+        quick(loss={"scales": [1.0, 0.5]})
+
+
+def test_hard_captions_without_a_rule_are_refused(quick, tmp_path):
+    file = tmp_path / "bare.toml"
+    file.write_text('title = "Bare"\ntemplates = ["{label}"]\n')
+    with pytest.raises(ConfigError, match=r"loss\.hard_captions.*no word to make wrong"):
+        quick(loss={"hard_captions": True}, domain=str(file))
+
+
+@pytest.mark.parametrize("value", ["[0.5]", "[1.0]", "[1.0, 0.5, 0.5]", "[1.0, 1.5]", "[1.0, 0]", "0.5"])
+def test_scales_that_cannot_be_are_refused(value):
+    with pytest.raises(ConfigError, match=r"loss\.scales"):
+        load_config(sets=[f"loss.scales={value}"])
 
 
 @pytest.mark.parametrize("name", ["labels", "soft", "hard negatives, siglip", "masked", "three parts"])
@@ -114,7 +168,14 @@ def test_what_has_no_meaning_is_refused_before_anything_is_written(loss, said, q
 
 @pytest.mark.parametrize(
     "value",
-    ["{images = -1}", "{images = [[0.5, 1], [0.2, 1]]}", "{infonce = 0, siglip = 0}", "{supcon = 1}", "3", "{images = true}"],
+    [
+        "{images = -1}",
+        "{images = [[0.5, 1], [0.2, 1]]}",
+        "{infonce = 0, siglip = 0}",
+        "{supcon = 1}",
+        "3",
+        "{images = true}",
+    ],
 )
 def test_weights_that_cannot_be_are_refused(value):
     with pytest.raises(ConfigError, match=r"loss\.weights"):

@@ -19,6 +19,22 @@ from honeclip.embedding import features
 from honeclip.errors import ConfigError
 from honeclip.losses.targets import Targets
 from honeclip.model.clip import Clip
+from honeclip.preprocess.hard_captions import hard_caption, swap_rules
+
+
+@dataclass(frozen=True, eq=False)
+class HardCaptions:
+    """Of N rows: the caption with one word made wrong, and whether the data has that sentence.
+
+    Attributes:
+        texts: the wrong sentence, or the caption itself where no rule applies.
+        caption_id_N: int64 (N,), of the sentence in the data; -1 where no row has it.
+        made_N: bool (N,), whether a rule applied.
+    """
+
+    texts: tuple[str, ...]
+    caption_id_N: Tensor
+    made_N: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +44,12 @@ class Aims:
     Attributes:
         label_NC: float32 0/1 (N, C), the labels of each row; None where the loss does not ask.
         vectors_NK: float32 (N, K), unit vectors whose dot product says how alike two captions are; None likewise.
+        hard: each row's caption made wrong; None likewise.
     """
 
     label_NC: Tensor | None = None
     vectors_NK: Tensor | None = None
+    hard: HardCaptions | None = None
 
     def targets(self, batch: Batch, loss: Loss, device: torch.device) -> Targets:
         """The positives of a batch, as the loss asks for them.
@@ -65,14 +83,32 @@ def aims(clip: Clip, rows: Pairs, domain: Domain, domain_name: str, loss: Loss) 
         loss: `[loss]`.
 
     Raises:
-        ConfigError: `labels` targets, or similarity by labels, on rows without any.
+        ConfigError: `labels` targets, or similarity by labels, on rows without any; hard captions without a rule.
         DomainError: a term file is not there.
     """
-    if loss.targets == "labels":
-        return Aims(label_NC=_multi_hot(rows))
-    if loss.targets == "soft":
-        return Aims(vectors_NK=torch.from_numpy(_vectors(clip, rows, domain, domain_name)))
-    return Aims()
+    labels = _multi_hot(rows) if loss.targets == "labels" else None
+    vectors = torch.from_numpy(_vectors(clip, rows, domain, domain_name)) if loss.targets == "soft" else None
+    return Aims(labels, vectors, hard_captions(rows, domain, domain_name) if loss.hard_captions else None)
+
+
+def hard_captions(rows: Pairs, domain: Domain, domain_name: str, seed: int = 0) -> HardCaptions:
+    """Each caption made wrong by the rules of the domain.
+
+    Raises:
+        ConfigError: no rule applies to any caption.
+        DomainError: a term file is not there.
+    """
+    rules = swap_rules(domain, domains.read_terms(domain, domains.find(domain_name).parent))
+    made = [hard_caption(caption, rules, seed) for caption in rows.captions]
+    if not any(made):
+        raise ConfigError(
+            f"loss.hard_captions: domain {domain.name} has no word to make wrong in any caption of {rows.source}; give it "
+            "`hard_captions` groups or terms (honeclip domains show), or leave this off"
+        )
+    known = dict(zip(rows.captions, rows.caption_id.tolist(), strict=True))
+    texts = tuple(wrong or caption for wrong, caption in zip(made, rows.captions, strict=True))
+    ids = torch.tensor([known.get(text, -1) for text in texts], dtype=torch.int64)
+    return HardCaptions(texts, ids, torch.tensor([one is not None for one in made]))
 
 
 def _vectors(clip: Clip, rows: Pairs, domain: Domain, domain_name: str) -> NDArray[np.float32]:

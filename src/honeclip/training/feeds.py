@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from honeclip.data.loader import Batch
 from honeclip.model.clip import Clip
@@ -15,26 +16,38 @@ from honeclip.preprocess.preprocess import normalise
 
 @dataclass(frozen=True)
 class Features:
-    """Features of frozen bodies for every row of the train split, on the host; None where the body learns."""
+    """Features of frozen bodies for every row of the train split, on the host; None where the body learns.
+
+    `scales_NF` are of the images at the further scales of the loss, `hard_NF` of the hard captions.
+    """
 
     image_NF: Tensor | None = None
     text_NF: Tensor | None = None
+    scales_NF: tuple[Tensor, ...] = ()
+    hard_NF: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ImageFeed:
-    """The image tower's inputs of a step, and the way from them to embeddings."""
+    """The image tower's inputs of a step, and the way from them to embeddings.
+
+    `size_px` is another side than the batch's images have: they are made smaller on the host.
+    """
 
     clip: Clip
     features_NF: Tensor | None
     dtype: torch.dtype
+    size_px: int | None = None
 
     def inputs(self, batch: Batch) -> Tensor:
         """uint8 pixels (B, 3, H, W) or features (B, F), on the host."""
         if self.features_NF is not None:
             return self.features_NF[torch.from_numpy(batch.draw.indices)]
         assert batch.images is not None
-        return batch.images
+        if self.size_px is None:
+            return batch.images
+        smaller: Tensor = resize(batch.images, [self.size_px, self.size_px], antialias=True)
+        return smaller
 
     def __call__(self, piece: Tensor) -> Tensor:
         """A micro-batch of inputs -> embeddings (m, D), not normalised. Pixels cross as uint8 and become floats there."""
@@ -56,16 +69,22 @@ class ImageFeed:
 
 @dataclass(frozen=True)
 class TextFeed:
-    """The text tower's inputs of a step, and the way from them to embeddings."""
+    """The text tower's inputs of a step, and the way from them to embeddings.
+
+    `table_NL` are the tokens of another text than the caption for each row of the train split.
+    """
 
     clip: Clip
     features_NF: Tensor | None
     dtype: torch.dtype
+    table_NL: Tensor | None = None
 
     def inputs(self, batch: Batch) -> Tensor:
         """int64 tokens (B, L) or features (B, F), on the host."""
         if self.features_NF is not None:
             return self.features_NF[torch.from_numpy(batch.draw.indices)]
+        if self.table_NL is not None:
+            return self.table_NL[torch.from_numpy(batch.draw.indices)]
         assert batch.tokens is not None
         return batch.tokens
 

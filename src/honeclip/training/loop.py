@@ -76,6 +76,12 @@ class Learner:
     aims: Aims = field(default_factory=Aims)
     balance: Balance | None = None
     steps: int = 1
+    more: tuple[ImageFeed | TextFeed, ...] = ()
+
+    @property
+    def feeds(self) -> tuple[ImageFeed | TextFeed, ...]:
+        """One a tower of the step: images, texts, images at the further scales of the loss, hard captions."""
+        return (self.image_feed, self.text_feed, *self.more)
 
 
 def text_share(learner: Learner, batch: int) -> float:
@@ -150,7 +156,7 @@ def _fitting_step(learner: Learner, batch: Batch, pilot: Autopilot) -> tuple[Ste
 
 def exact_step(learner: Learner, batch: Batch) -> StepResult:
     """Leaves the gradients of one effective batch in `.grad`."""
-    feeds = (learner.image_feed, learner.text_feed)
+    feeds = learner.feeds
     device = learner.clip.device
     scaler = learner.scaler
     plan = learner.plan

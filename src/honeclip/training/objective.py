@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from honeclip.errors import ConfigError
 from honeclip.losses import balance as balances
 from honeclip.losses import temperature
 from honeclip.losses.infonce import infonce
+from honeclip.losses.scales import multi_scale
 from honeclip.losses.siglip import siglip
 from honeclip.losses.supcon import supcon
 from honeclip.losses.targets import Targets
@@ -70,7 +72,8 @@ def objective(
     learned: Balance | None = None,
     share: float = 0.0,
 ) -> Objective:
-    """The loss of one batch as a function of its image and text embeddings (B, D).
+    """The loss of one batch as a function of its image and text embeddings (B, D), and where the loss wants them those of
+    the images at its further scales, and then of the hard captions.
 
     The logit scale, the bias and what the balance learns are parameters of the one graph that this builds.
 
@@ -86,29 +89,69 @@ def objective(
     weights = {name: weight(given, share) for name, given in parts_of(loss).items()}
     model = clip.model
     form, beta, tile = loss.positives, loss.hard_negatives, loss.tile
+    hard = _hard_of(batch, aims)
 
-    def contrast(image_BD: Tensor, text_BD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def pair_loss(name: str, image_BD: Tensor, text_BD: Tensor, scale: Tensor, wrong: Wrong) -> Tensor:
+        more = {"extra_text_KD": wrong[0], "extra_id_K": wrong[1], "row_id": wrong[2]}
+        if name == "infonce":
+            return infonce(image_BD, text_BD, scale, targets, tile, positives=form, hard_negatives=beta, **more)
+        bias = model.logit_bias
+        return siglip(image_BD, text_BD, scale, bias, targets, tile, positives=form, hard_negatives=beta, **more)
+
+    def contrast(image_BD: Tensor, text_BD: Tensor, *others: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         scale = model.logit_scale
+        smaller = others[:-1] if hard is not None else others
+        wrong_BD = others[-1] if hard is not None else None
+        wrong = _wrong(wrong_BD, hard)
         parts: dict[str, Tensor] = {}
+        said: dict[str, Tensor] = {}
         for name in weights:
-            if name == "infonce":
-                parts[name] = infonce(image_BD, text_BD, scale, targets, tile, positives=form, hard_negatives=beta)
-            elif name == "siglip":
-                parts[name] = siglip(
-                    image_BD, text_BD, scale, model.logit_bias, targets, tile, positives=form, hard_negatives=beta
-                )
-            else:
+            if name == "images":
                 parts[name] = supcon(image_BD, scale, _hard(targets), tile)
-        said = {name: part.detach() for name, part in parts.items()}
+            elif name == loss.kind and smaller:
+                by = partial(_scaled, pair_loss, name, wrong)
+                images = [image_BD, *smaller]
+                parts[name], said = multi_scale(images, text_BD, scale, loss.scales, _hard(targets), by, tile)
+            else:
+                parts[name] = pair_loss(name, image_BD, text_BD, scale, wrong)
+        said |= {name: part.detach() for name, part in parts.items()}
         if loss.temperature == "auto":
             with torch.no_grad():
                 said[EFFECTIVE] = temperature.effective_negatives(image_BD, text_BD, scale, _hard(targets), loss.tile)
+        if wrong_BD is not None and wrong[0] is None:
+            # no sentence of this batch could be made wrong; the step wants every tower to be used
+            parts[loss.kind] = parts[loss.kind] + 0.0 * wrong_BD.sum()
         if learned is None:
             return balances.combine(parts, weights), said
         _begin(learned, parts)
         return balances.uncertainty(parts, weights, dict(learned.items())), said
 
     return contrast
+
+
+Wrong = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Embeddings of hard captions, their caption ids, and the caption id of each pair; all None where there are none."""
+
+
+def _hard_of(batch: Batch, aims: Aims | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Which rows of a batch have a hard caption, its caption id, and the rows' own; on the CPU."""
+    if aims is None or aims.hard is None:
+        return None
+    rows = torch.from_numpy(batch.draw.indices)
+    return aims.hard.made_N[rows], aims.hard.caption_id_N[rows], batch.caption_id
+
+
+def _wrong(wrong_BD: Tensor | None, hard: tuple[Tensor, Tensor, Tensor] | None) -> Wrong:
+    if wrong_BD is None or hard is None or not bool(hard[0].any()):
+        return None, None, None
+    made_B, id_B, own_B = (one.to(wrong_BD.device) for one in hard)
+    return wrong_BD[made_B], id_B[made_B], own_B
+
+
+def _scaled(
+    pair_loss: Callable[..., Tensor], name: str, wrong: Wrong, image_BD: Tensor, text_BD: Tensor, scale: Tensor
+) -> Tensor:
+    return pair_loss(name, image_BD, text_BD, scale, wrong)
 
 
 def weight(given: Any, share: float) -> float:

@@ -114,7 +114,8 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     for levers in _levers(subject, memory):
         if levers not in known:
             known[levers] = _costs(subject, levers)
-        costs = [replace(one, share=share) for one, share in zip(known[levers], (1.0, subject.text_share), strict=True)]
+        shares = (1.0, subject.text_share, *(1.0,) * (len(subject.feeds) - 2))
+        costs = [replace(one, share=share) for one, share in zip(known[levers], shares, strict=True)]
         plain = plain or costs
         costs = [replace(one, work=before.work) for one, before in zip(costs, plain, strict=True)]
         plan = plans.best(task, costs, levers)
@@ -210,7 +211,7 @@ def _loss_bytes(subject: Subject) -> int:
     """Embeddings as they come and as one tensor, their gradients, and the tiles of the loss's backward."""
     size, element = subject.batch, subject.clip.logit_scale.element_size()
     tile = tiles.rows(size, "auto", element) * size * element
-    return 2 * 3 * size * subject.clip.embed_dim * element + 4 * tile
+    return len(subject.feeds) * 3 * size * subject.clip.embed_dim * element + 4 * tile
 
 
 def _as_measured(plan: Plan, subject: Subject, weights: int, libraries: int) -> Plan:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from honeclip.config import Config
+from honeclip.config import Config, Loss
 from honeclip.data import loader, pairs
 from honeclip.data.loader import Batch
 from honeclip.data.order import Draw, by_length, order
@@ -28,7 +31,7 @@ from honeclip.errors import ConfigError, DataError
 from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
 from honeclip.model import adapt, heads, resize, selfcheck
-from honeclip.model.clip import Clip
+from honeclip.model.clip import Clip, measuring
 from honeclip.model.load import load
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse
@@ -36,6 +39,7 @@ from honeclip.stepping.cost import ROWS
 from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
 from honeclip.training import objective, optimizer, planning, stages
+from honeclip.training.aims import Aims, hard_captions
 from honeclip.training.aims import aims as training_aims
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
@@ -231,7 +235,52 @@ def train_features(found: Prepared, towers: frozenset[str], progress: Progress) 
     if known.text:
         counter = progress.counter("text features")
         text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
-    return Features(image_NF, text_NF)
+    return Features(image_NF, text_NF, *_further_features(found, known, progress))
+
+
+def _further_features(found: Prepared, known: Caches, progress: Progress) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Features of the images at the further scales of the loss, and of the hard captions."""
+    clip, loss = found.clip, found.config.loss
+    scales: list[Tensor] = []
+    for size_px in smaller_sizes(clip, loss.scales) if known.image else ():
+        smaller = replace(clip, preprocess=clip.preprocess.with_size(size_px))
+        scales.append(
+            features.image_features(smaller, found.train, progress=progress.counter(f"features at {size_px} px"))
+        )
+    if not (known.text and loss.hard_captions):
+        return tuple(scales), None
+    hard = hard_captions(found.train, found.domain, found.config.data.domain)
+    counter = progress.counter("features of hard captions")
+    return tuple(scales), features.text_features(clip, hard.texts, cache=known.text, progress=counter)
+
+
+def further_feeds(clip: Clip, loss: Loss, aims: Aims, dtype: torch.dtype) -> tuple[ImageFeed | TextFeed, ...]:
+    """What the loss wants through the towers beside images and captions; nothing of it from features yet."""
+    images = [ImageFeed(clip, None, dtype, size_px) for size_px in smaller_sizes(clip, loss.scales)]
+    texts = [] if aims.hard is None else [TextFeed(clip, None, dtype, clip.preprocess.texts(list(aims.hard.texts)))]
+    return (*images, *texts)
+
+
+def smaller_sizes(clip: Clip, scales: Sequence[float]) -> list[int]:
+    """Side in pixels of the images at each further scale.
+
+    Raises:
+        ConfigError: the image tower takes images of one size only.
+    """
+    sizes = [max(1, round(clip.preprocess.size_px * scale)) for scale in scales[1:]]
+    feed = ImageFeed(clip, None, clip.dtype)
+    for size_px in sizes:
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake, measuring(clip):
+            probe = torch.empty(1, 3, size_px, size_px, dtype=torch.uint8)
+            try:
+                feed.forward(probe)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                raise ConfigError(
+                    f"loss.scales: the image tower of {clip.source} takes no images of {size_px} px beside its own "
+                    f"{clip.preprocess.size_px} px ({error}); starter takes any size"
+                ) from None
+    return sizes
 
 
 def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
@@ -272,6 +321,7 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         lengths=None if "text" in freeze else caption_lengths(clip, found.train),
         aims=aims,
         balance=balance,
+        more=further_feeds(clip, config.loss, aims, dtype),
     )
 
 
@@ -289,8 +339,11 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Features, plan
     held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
     ever = frozenset(name for name, one in learner.clip.model.named_parameters() if id(one) in held)
     stages.enter(learner.clip, stage, ever)
+    scales = known.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
+    hard = (known.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions
     learner = replace(
         learner,
+        more=tuple(replace(feed, features_NF=one) for feed, one in zip(learner.more, (*scales, *hard), strict=True)),
         image_feed=replace(learner.image_feed, features_NF=known.image_NF if "image" in stage.frozen else None),
         text_feed=replace(learner.text_feed, features_NF=known.text_NF if "text" in stage.frozen else None),
         heads=stage.heads,
@@ -355,7 +408,7 @@ def needs_timing(config: Config) -> bool:
 def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     clip = learner.clip
     probe = longest(learner, found.train)
-    feeds = (learner.image_feed, learner.text_feed)
+    feeds = learner.feeds
     inputs = [feed.trimmed(feed.inputs(probe)) for feed in feeds]
     held = {id(one): one for group in learner.optimizer.param_groups for one in group["params"]}
     clip.model.train()

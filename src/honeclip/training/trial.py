@@ -63,7 +63,7 @@ class Trial:
     def subject(self, size: int) -> Subject:
         """What is planned for, with an effective batch of `size`."""
         learner = self.learner
-        feeds = (learner.image_feed, learner.text_feed)
+        feeds = learner.feeds
         probe = self._probe()
         inputs = [feed.trimmed(feed.inputs(probe)) for feed in feeds]
         return Subject(

@@ -30,6 +30,7 @@ from honeclip.training import objective as objectives
 from honeclip.training.aims import Aims, aims
 from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.objective import objective, prepare
+from honeclip.training.setup import further_feeds
 
 LARGEST_FLOAT64 = 1e-9
 FLOAT32_FACTOR, FLOAT32_SLACK = 2.0, 1e-7
@@ -131,13 +132,18 @@ def _plain(clip: Clip, batch: Batch, loss: Loss, known: Aims) -> Gradients:
         pixels = normalise(clip.device.copy(batch.images), preprocess.mean, preprocess.std, clip.dtype)
         image_BD = image_tower(clip)(pixels)
         text_BD = text_tower(clip)(clip.device.copy(batch.tokens))
-        objective(clip, batch, loss, known)(image_BD, text_BD)[0].backward()
+        more = [feed.forward(feed.inputs(batch)) for feed in further_feeds(clip, loss, known, clip.dtype)]
+        objective(clip, batch, loss, known)(image_BD, text_BD, *more)[0].backward()
     return _taken(clip)
 
 
 def _cached(clip: Clip, batch: Batch, loss: Loss, known: Aims, micro_batch: int, keep: int) -> Gradients:
     _learn(clip)
-    feeds = ImageFeed(clip, None, clip.dtype), TextFeed(clip, None, clip.dtype)
+    feeds = (
+        ImageFeed(clip, None, clip.dtype),
+        TextFeed(clip, None, clip.dtype),
+        *further_feeds(clip, loss, known, clip.dtype),
+    )
     with clip.device.lock:
         cached_step(
             feeds,
