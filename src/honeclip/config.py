@@ -220,6 +220,9 @@ class Loss(Section):
     hard_captions: bool = Field(
         False, description="each image is also told from its caption with one word made wrong by the domain's rules"
     )
+    mining: Count = Field(
+        0, description="near misses of each row that come into its batch, found anew each epoch (0: none)"
+    )
     scales: Scales = Field(
         (), description="shares of the image size that are learned from together, such as [1.0, 0.5]"
     )

@@ -29,6 +29,8 @@ SETTINGS = {
     "smoothed": {"label_smoothing": 0.1},
     "hard captions": {"hard_captions": True},
     "hard captions, siglip, labels": {"hard_captions": True, "kind": "siglip", "targets": "labels"},
+    "mining": {"mining": 3},
+    "mining, labels": {"mining": 2, "targets": "labels"},
     "three parts": {"weights": {"siglip": 0.5, "images": [[0.0, 0.5], [1.0, 0.0]]}, "targets": "labels"},
     "uncertainty": {"balance": "uncertainty", "weights": {"images": 1.0}, "targets": "labels", "hard_negatives": 0.3},
 }
@@ -180,6 +182,31 @@ def test_what_has_no_meaning_is_refused_before_anything_is_written(loss, said, q
 def test_weights_that_cannot_be_are_refused(value):
     with pytest.raises(ConfigError, match=r"loss\.weights"):
         load_config(sets=[f"loss.weights={value}"])
+
+
+def test_near_misses_found_after_an_epoch_share_its_batches_and_survive_a_stop_in_it(quick, tmp_path):
+    # 24 rows, 3 steps an epoch: steps 4 to 6 are the second
+    given = {"loss": {"mining": 3}, "checkpoint": {"every": 1, "keep_last": 9}, "train": {"length": 9}}
+    whole = quick(out=tmp_path / "whole", **given)
+    plain = quick(out=tmp_path / "plain", **{**given, "loss": {}})
+    assert [one["loss"] for one in steps(whole)][:3] == [one["loss"] for one in steps(plain)][:3]
+    assert [one["loss"] for one in steps(whole)][3:6] != [one["loss"] for one in steps(plain)][3:6]
+    mined = load_file(whole.folder / "checkpoints" / "step-000005" / "mined.safetensors")
+    assert mined["of"].tolist() == [0, 1]
+    assert mined["neighbours"].shape == (24, 3)
+    assert all(row not in near for row, near in enumerate(mined["neighbours"].tolist()))
+    for folder in (whole.folder / "checkpoints").glob("step-*"):
+        if int(folder.name[-6:]) > 5:
+            rmtree(folder)
+    (whole.folder / "result.json").unlink()
+    rmtree(whole.model_folder)
+    before = [one["loss"] for one in steps(whole)]
+    assert [one["loss"] for one in steps(quick(out=whole.folder, resume=True))] == before
+
+
+def test_more_near_misses_than_rows_are_refused(quick):
+    with pytest.raises(ConfigError, match=r"loss\.mining = 24.*the 24 of the train split"):
+        quick(loss={"mining": 24})
 
 
 def test_an_unknown_loss_is_named_with_those_that_are_known():

@@ -54,6 +54,14 @@ class Step:
     skipped: bool = False
 
 
+@dataclass(eq=False)
+class Mined:
+    """Near misses of the train split, (rows, k) int64, and the (stretch, epoch) that they are for; none before the first."""
+
+    of: tuple[int, int] = (-1, -1)
+    neighbours: NDArray[np.int64] | None = None
+
+
 @dataclass(frozen=True)
 class Learner:
     """Everything that one step changes or reads.
@@ -77,6 +85,7 @@ class Learner:
     balance: Balance | None = None
     steps: int = 1
     more: tuple[ImageFeed | TextFeed, ...] = ()
+    mined: Mined = field(default_factory=Mined)
 
     @property
     def feeds(self) -> tuple[ImageFeed | TextFeed, ...]:

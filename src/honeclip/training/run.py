@@ -22,7 +22,7 @@ from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
-from honeclip.training import planning, setup, stages
+from honeclip.training import mining, planning, setup, stages
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features
 from honeclip.training.finish import finish
@@ -261,7 +261,7 @@ class _Session:
         save_every = self.every(config.checkpoint.every, position.total_steps)
         save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
         looks = len(self.val.pairs) > 0 and 0 < evaluate_every <= position.total_steps
-        batches = setup.batches(self.prepared, learner, stage, position.step)
+        batches = mining.batches(self.prepared, learner, stage, position.step)
         saved = time.monotonic()
         self.stop.waits = True
         with PeakMeter(self.prepared.device) as meter:

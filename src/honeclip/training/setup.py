@@ -141,6 +141,11 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         raise DataError(
             f"{everything.source}: the train split has {len(train)} rows, and pairs are told apart from two on"
         )
+    if len(train) <= config.loss.mining:
+        raise ConfigError(
+            f"loss.mining = {config.loss.mining}: that many near misses a row need more rows than the {len(train)} of the "
+            "train split; use a smaller number, or 0"
+        )
     wanted = config.train.batch
     sizes = ((0.0, wanted),) if isinstance(wanted, int) else wanted
     found = Prepared(
@@ -351,8 +356,10 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Features, plan
     return replace(learner, plan=plan or _plan(found, learner, stage))
 
 
-def batches(found: Prepared, learner: Learner, stage: Stage, start: int) -> Iterator[Batch]:
-    """The batches of a stage from a 0-based step on."""
+def batches(
+    found: Prepared, learner: Learner, stage: Stage, start: int, neighbours: NDArray[np.int64] | None = None
+) -> Iterator[Batch]:
+    """The batches of a stage from a 0-based step on; near misses (rows, k) come into one batch."""
     config = found.config
     pixels = learner.image_feed.features_NF is None
     draws = order(
@@ -364,6 +371,7 @@ def batches(found: Prepared, learner: Learner, stage: Stage, start: int) -> Iter
         strength=1.0,
         stretch=stage.stretch,
         since=stage.since,
+        neighbours=neighbours,
     )
     if learner.lengths is not None and learner.text_feed.features_NF is None:
         draws = by_length(draws, learner.lengths)

@@ -16,6 +16,7 @@ from honeclip.device import rng
 from honeclip.errors import RunError
 from honeclip.model.clip import clip_json
 from honeclip.stepping.plan import Plan
+from honeclip.training import mining
 from honeclip.training.loop import Learner
 from honeclip.training.optimizer import load_state_tensors, state_tensors
 
@@ -65,6 +66,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: int
             "weights": weights,
             "optimizer": state_tensors(learner.optimizer, _parameters(learner)),
             "rng": rng.snapshot(),
+            **({"mined": mining.to_tensors(learner.mined)} if learner.config.loss.mining else {}),
             **({} if learner.balance is None else {"balance": learner.balance.state_dict()}),
         },
         json={
@@ -93,6 +95,8 @@ def restore(state: RunState, learner: Learner, total_steps: int) -> Position:
     """
     try:
         learner.clip.model.load_state_dict(state.tensors["weights"])
+        if "mined" in state.tensors:
+            mining.from_tensors(learner.mined, state.tensors["mined"])
         if learner.balance is not None:
             learner.balance.load_state_dict(state.tensors["balance"])
         load_state_tensors(learner.optimizer, _parameters(learner), state.tensors.get("optimizer", {}))
