@@ -145,7 +145,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     caches = setup.caches(prepared, frozen)
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
-    total, seconds = _length(prepared, learner, known, state)
+    total, seconds = length(prepared, learner, known, state)
     table = stages.table(clip, config.model.freeze, total, prepared.sizes, state.json["phase"] if state else 0)
     factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
     learner = replace(learner, factor=factor, steps=total)
@@ -187,7 +187,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     return run
 
 
-def _length(prepared: Prepared, learner: Learner, known: Features, state: RunState | None) -> tuple[int, float | None]:
+def length(prepared: Prepared, learner: Learner, known: Features, state: RunState | None) -> tuple[int, float | None]:
     """Steps of the run, and seconds a step where a duration is in minutes.
 
     A run that goes on with the same `train.length` keeps its number of steps, however long a step takes today.

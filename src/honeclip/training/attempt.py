@@ -1,0 +1,125 @@
+"""A run in memory: a config tried on data and a model that are loaded once, without a run folder, report or resume.
+
+What `tune` and side-by-side comparisons of settings ask for. The steps are those of `fit`: same order, same stages, same
+exact step; only nothing is written down.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from honeclip.config import Config
+from honeclip.evaluation.report import Report
+from honeclip.model.clip import Clip
+from honeclip.monitoring.terminal import Progress
+from honeclip.schedule import parse, to_steps
+from honeclip.training import mining, run, setup, stages
+from honeclip.training.asked import Asked
+from honeclip.training.feeds import Features
+from honeclip.training.loop import Learner, train
+from honeclip.training.setup import Prepared
+from honeclip.training.validation import measure
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every attempt shares.
+
+    Attributes:
+        prepared: data, device, domain and the model as it begins, which no attempt changes.
+        progress: told while features are computed.
+        features: of the train split by the towers whose bodies do not learn, as they were asked for.
+    """
+
+    prepared: Prepared
+    progress: Progress
+    features: dict[frozenset[str], Features] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation of an attempt.
+
+    Attributes:
+        step: steps done.
+        total_steps: of the whole attempt.
+        score: the domain's selection score on val.
+        best: the best score so far.
+    """
+
+    step: int
+    total_steps: int
+    score: float
+    best: float
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One config's model while it learns, and the best weights that it had."""
+
+    bench: Bench
+    config: Config
+    prepared: Prepared
+    best: float | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def scores(self) -> Iterator[Scored]:
+        """Trains; yields at each evaluation on val. Whoever stops iterating ends the attempt.
+
+        Raises:
+            NonFiniteError: a loss or gradient became NaN or infinite.
+        """
+        prepared, config = self.prepared, self.config
+        clip = prepared.clip
+        frozen = stages.frozen_towers(clip, config.model.freeze)
+        known = self._features(stages.ever_frozen(clip, config.model.freeze))
+        learner = setup.build(prepared, frozen, known)
+        total, seconds = run.length(prepared, learner, known, None)
+        table = stages.table(clip, config.model.freeze, total, prepared.sizes)
+        factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
+        learner = replace(learner, factor=factor, steps=total)
+        every = max(1, to_steps(parse(config.evaluate.every), prepared.steps_per_epoch, total, seconds))
+        val, caches = prepared.asked("val"), setup.caches(prepared, frozen)
+        for stage in table:
+            learner = setup.enter(prepared, learner, stage, known, None)
+            for step in train(learner, mining.batches(prepared, learner, stage, stage.start), lambda: "none: a trial"):
+                learner = replace(learner, plan=step.plan)
+                if step.number % every == 0 or step.number == total:
+                    yield self._scored(learner, step.number, total, measure(clip, val, caches).value)
+
+    def report(self, asked: Asked) -> Report:
+        """What the best weights get."""
+        self.prepared.clip.model.load_state_dict(self.weights, strict=False)
+        frozen = stages.frozen_towers(self.prepared.clip, self.config.model.freeze)
+        return asked.report(self.prepared.clip, setup.caches(self.prepared, frozen))
+
+    def _scored(self, learner: Learner, step: int, total: int, score: float) -> Scored:
+        if self.best is None or score > self.best:
+            self.best = score
+            # everything that ever learns, not only what does now; batch statistics and the like never change
+            held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
+            named = self.prepared.clip.model.named_parameters()
+            self.weights = {
+                name: one.detach().clone() for name, one in named if id(one) in held or name == "logit_scale"
+            }
+        return Scored(step, total, score, self.best)
+
+    def _features(self, towers: frozenset[str]) -> Features:
+        if towers not in self.bench.features:
+            self.bench.features[towers] = setup.train_features(self.prepared, towers, self.bench.progress)
+        return self.bench.features[towers]
+
+
+def attempt(bench: Bench, config: Config) -> Attempt:
+    """An attempt at a config that names the same data, domain, model source and sizes as the bench's."""
+    prepared = replace(bench.prepared, config=config, clip=_copy(bench.prepared.clip))
+    return Attempt(bench, config, prepared)
+
+
+def _copy(clip: Clip) -> Clip:
+    """A model of its own, so that the next attempt begins where this one did."""
+    return replace(clip, model=copy.deepcopy(clip.model), config=copy.deepcopy(clip.config))
