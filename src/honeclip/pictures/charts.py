@@ -155,6 +155,73 @@ def dots(names: Sequence[str], series: Sequence[tuple[str, Sequence[Dot | None]]
         return _svg(figure, says)
 
 
+def bars(names: Sequence[str], values: Sequence[float], *, x_label: str, says: str) -> str:
+    """A bar a name, the first on top.
+
+    Args:
+        names: of the rows.
+        values: one a name, 0 or above.
+        x_label: what they are.
+        says: one sentence for those who cannot see the chart.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, 0.7 + 0.26 * max(3, len(names))), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(range(len(names)), list(values), height=0.6, color=SERIES[1])
+        axes.set_yticks(range(len(names)), list(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(x_label)
+        return _svg(figure, says)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of parallel coordinates.
+
+    Attributes:
+        name: below it.
+        places: where each line crosses it, 0 at its foot to 1 at its top; None for a line that has no value there.
+        foot: the value at its foot, in words.
+        top: the value at its top.
+    """
+
+    name: str
+    places: Sequence[float | None]
+    foot: str
+    top: str
+
+
+def parallel(axes_: Sequence[Axis], strong: Sequence[bool], *, says: str) -> str:
+    """Parallel coordinates (Inselberg 1985): one line a trial, its way from axis to axis; the strong ones in colour.
+
+    Args:
+        axes_: from left to right; each has as many places as there are lines.
+        strong: which lines are drawn in colour, above the others.
+        says: one sentence for those who cannot see the chart.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2 * WIDTH, HEIGHT), layout="constrained")
+        axes = figure.add_subplot()
+        for line in sorted(range(len(strong)), key=lambda one: strong[one]):
+            points = [(x, place) for x, axis in enumerate(axes_) if (place := axis.places[line]) is not None]
+            colour, width = (SERIES[1], 1.6) if strong[line] else (LINE, 1.0)
+            axes.plot([x for x, _ in points], [y for _, y in points], color=colour, lw=width)
+        for x, axis in enumerate(axes_):
+            axes.axvline(x, color=SOFT, lw=0.8)
+            axes.text(x, 1.04, axis.top, ha="center", va="bottom", color=SOFT, fontsize=7.5)
+            axes.text(x, -0.04, axis.foot, ha="center", va="top", color=SOFT, fontsize=7.5)
+        axes.set_xticks(range(len(axes_)), [axis.name for axis in axes_], fontsize=8)
+        axes.tick_params(axis="x", length=0, pad=14)
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.set_ylim(-0.06, 1.12)
+        return _svg(figure, says)
+
+
 def _thinned(values: Sequence[float]) -> Sequence[float]:
     """Every k-th value and the last one."""
     step = -(-len(values) // MOST_POINTS)

@@ -8,10 +8,13 @@ from typing import Any
 
 import optuna
 
-HEAD_RATES, LORA_RATES, BODY_RATES = (1e-4, 1e-2), (3e-5, 2e-3), (1e-6, 1e-4)
-"""Ranges of the peak learning rate by what learns; the defaults lie in their middle."""
+HEAD_RATES, LORA_RATES, BODY_RATES = (3e-4, 1e-2), (3e-5, 2e-3), (1e-6, 1e-4)
+"""Ranges of the peak learning rate by what learns; the defaults lie inside."""
 
 LORA_RANKS = (4, 8, 16)
+
+SMOOTHINGS, BETAS = (0.0, 0.05, 0.1), (0.0, 0.25, 0.5)
+"""Label smoothing and the weight of hard negatives: with none among the choices, which a range would hardly ever meet."""
 
 Overrides = dict[str, dict[str, Any]]
 
@@ -48,13 +51,14 @@ def suggest(trial: optuna.Trial, space: Space) -> Overrides:
     temperature = ask("loss.temperature", lambda key: trial.suggest_categorical(key, ["learned", "fixed", "auto"]))
     if temperature == "auto":
         ask("loss.effective_negatives", lambda key: trial.suggest_float(key, 0.2, 0.9))
-    ask("loss.logit_scale", lambda key: trial.suggest_float(key, 5.0, 100.0, log=True))
+    if temperature == "fixed":
+        ask("loss.logit_scale", lambda key: trial.suggest_float(key, 5.0, 60.0, log=True))
     kinds = ["captions", "soft", *(["labels"] if space.labels else [])]
     targets = ask("loss.targets", lambda key: trial.suggest_categorical(key, kinds))
     if targets == "soft":
         ask("loss.blend", lambda key: trial.suggest_float(key, 0.05, 0.6))
-    ask("loss.label_smoothing", lambda key: trial.suggest_float(key, 0.0, 0.2))
-    ask("loss.hard_negatives", lambda key: trial.suggest_float(key, 0.0, 1.0))
+    ask("loss.label_smoothing", lambda key: trial.suggest_categorical(key, SMOOTHINGS))
+    ask("loss.hard_negatives", lambda key: trial.suggest_categorical(key, BETAS))
     rates = HEAD_RATES
     if not space.fresh_heads and not {"model.freeze", "model.lora_rank", "model.last_blocks"} & space.fixed:
         learns = trial.suggest_categorical("learns", ["heads", "lora", "all"])

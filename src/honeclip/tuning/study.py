@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,7 +242,10 @@ def _study(folder: Path, url: str | None, pruner: optuna.pruners.BasePruner, see
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     where = url or f"sqlite:///{(folder / 'study.db').absolute()}"
     with _answering(where):
-        storage = optuna.storages.RDBStorage(where, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+        with warnings.catch_warnings():
+            # heartbeats have been "experimental" since 2021, and nothing else tells a killed process from a slow one
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(where, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
         sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed + os.getpid() if url else seed)
         return optuna.create_study(
             study_name=NAME,
@@ -284,11 +288,15 @@ def _merged(given: Mapping[str, Mapping[str, Any]], overrides: Overrides) -> dic
     return {section: {**given.get(section, {}), **overrides.get(section, {})} for section in sections}
 
 
+def changes_in_words(trial: optuna.trial.FrozenTrial) -> str:
+    """What a trial changes of the config as given."""
+    changes = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in trial.params.items()}
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()) or "as given"
+
+
 def _line(trial: optuna.trial.FrozenTrial, done: int, trials: int) -> str:
     score = f"{trial.value:.4f}" if trial.state == TrialState.COMPLETE else trial.state.name.lower()
-    changes = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in trial.params.items()}
-    words = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()) or "as given"
-    return f"trial {trial.number} ({done} of {trials}): {score} on val; {words}"
+    return f"trial {trial.number} ({done} of {trials}): {score} on val; {changes_in_words(trial)}"
 
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
