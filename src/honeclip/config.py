@@ -203,16 +203,17 @@ class Loss(Section):
     )
     temperature_shape: Literal["cosine", "linear"] = Field("cosine", description="way of temperature=scheduled")
     effective_negatives: Share = Field(
-        0.5, description="of N negatives a row, temperature=auto lets N to this power have a say"
+        0.75, description="of N negatives a row, temperature=auto lets N to this power have a say"
     )
     targets: Literal["captions", "pairs", "labels", "soft"] = Field(
         "captions",
         description="positives: captions: equal captions or images; pairs: the diagonal; labels: a label in common as "
         "well; soft: captions, and what the domain holds for similar",
     )
-    positives: Literal["mean", "sum", "masked"] = Field(
-        "mean",
-        description="what positives beside the own pair are (sum: alternatives to it; masked: no negatives, nothing else)",
+    positives: Literal["auto", "mean", "sum", "masked"] = Field(
+        "auto",
+        description="what positives beside the own pair are (sum: alternatives to it; masked: no negatives, nothing else; "
+        "auto: sum for infonce on captions, else mean)",
     )
     blend: Share = Field(0.3, description="share of soft targets that follows the similarity")
     label_smoothing: Share = Field(0.0, description="share of the target that is spread over the whole batch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,15 @@ def balance(loss: Loss, like: Tensor) -> Balance | None:
     return nn.ParameterDict({name: nn.Parameter(torch.full_like(like, torch.nan)) for name in parts_of(loss)})
 
 
+def form_of(loss: Loss, part: str) -> Literal["mean", "sum", "masked"]:
+    """What positives beside the own pair are in a part of the loss. "auto" is what won on val (docs/results.md); soft shares
+    and smoothing are known to the mean form only."""
+    if loss.positives != "auto":
+        return loss.positives
+    hard = loss.targets == "captions" and loss.label_smoothing == 0
+    return "sum" if part == "infonce" and hard else "mean"
+
+
 def objective(
     clip: Clip,
     batch: Batch,
@@ -88,11 +97,12 @@ def objective(
     targets = (aims or Aims()).targets(batch, loss, clip.device.handle)
     weights = {name: weight(given, share) for name, given in parts_of(loss).items()}
     model = clip.model
-    form, beta, tile = loss.positives, loss.hard_negatives, loss.tile
+    beta, tile = loss.hard_negatives, loss.tile
     hard = _hard_of(batch, aims)
 
     def pair_loss(name: str, image_BD: Tensor, text_BD: Tensor, scale: Tensor, wrong: Wrong) -> Tensor:
         more = {"extra_text_KD": wrong[0], "extra_id_K": wrong[1], "row_id": wrong[2]}
+        form = form_of(loss, name)
         if name == "infonce":
             return infonce(image_BD, text_BD, scale, targets, tile, positives=form, hard_negatives=beta, **more)
         bias = model.logit_bias
@@ -208,7 +218,7 @@ def check(loss: Loss) -> None:
         raise ConfigError(
             "loss.positives=sum is no form of siglip, which judges each pair by itself: use mean or masked"
         )
-    if loss.positives != "mean" and (loss.targets == "soft" or loss.label_smoothing > 0):
+    if loss.positives not in ("auto", "mean") and (loss.targets == "soft" or loss.label_smoothing > 0):
         raise ConfigError(
             f"loss.positives={loss.positives} has hard positives only: use mean with soft targets and label smoothing"
         )

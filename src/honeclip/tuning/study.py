@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 import tomli_w
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from honeclip import config as configs
 from honeclip.checkpoint.lock import locked
@@ -39,8 +40,14 @@ NAME = "honeclip"
 GIVEN = "as given"
 """Marks the trial that changes nothing."""
 
+CONFIG = "config"
+"""Of the study's attributes: the config as given, whole."""
+
 STARTUP_TRIALS = 5
 """Trials that are drawn at random, and that none is pruned against."""
+
+OPENINGS = 4
+"""How often a storage is asked before it counts as one that does not answer."""
 
 HEARTBEAT_S, GRACE_S = 20, 60
 """How often a process tells the storage that its trial is alive, and after how long without that the trial has failed."""
@@ -152,8 +159,8 @@ def tune(
             raise ConfigError(f"{config.data.path} has no val split, by whose scores settings are compared")
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            _same_config(folder, config)
             study = _study(folder, storage, PRUNERS[pruner](), config.train.seed)
+            _same_config(study, config, storage or str(folder))
             bench = Bench(prepared, progress)
             space = Space(fixed, bool(prepared.labels), takes_fresh_heads(prepared.clip))
             search = _Search(folder, study, bench, space, given)
@@ -241,46 +248,52 @@ class _Search:
 def _study(folder: Path, url: str | None, pruner: optuna.pruners.BasePruner, seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     where = url or f"sqlite:///{(folder / 'study.db').absolute()}"
-    with _answering(where):
-        with warnings.catch_warnings():
-            # heartbeats have been "experimental" since 2021, and nothing else tells a killed process from a slow one
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(where, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
-        sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed + os.getpid() if url else seed)
-        return optuna.create_study(
-            study_name=NAME,
-            storage=storage,
-            sampler=sampler,
-            pruner=pruner,
-            direction="maximize",
-            load_if_exists=True,
-        )
+    for again in range(OPENINGS):
+        try:
+            study = _opened(where, pruner)
+            break
+        except Exception as error:
+            # two processes that come to an empty database at once both make its tables, and one of them fails
+            if again == OPENINGS - 1 or not isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError):
+                raise _no_answer(where, error) from None
+            time.sleep(2.0**again / 4)
+    # a process that goes on, or one beside others, must not draw again what the first one has drawn
+    tried = len(study.get_trials(deepcopy=False))
+    own = seed + tried + (os.getpid() if url else 0)
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=own)
+    return study
 
 
-@contextmanager
-def _answering(url: str) -> Iterator[None]:
-    """Turns what a database does instead of answering into one sentence; a password in the URL is not repeated."""
-    try:
-        yield
-    except Exception as error:
-        shown = url.rsplit("@", 1)[-1]
-        raise BadInput(
-            f"--storage {shown}: the database does not answer ({type(error).__name__}: {str(error).splitlines()[0][:200]}). "
-            "Give a URL such as sqlite:///study.db or postgresql://user@host/name with its driver installed"
-        ) from None
+def _opened(where: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    with warnings.catch_warnings():
+        # heartbeats have been "experimental" since 2021, and nothing else tells a killed process from a slow one
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.RDBStorage(where, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+    return optuna.create_study(
+        study_name=NAME, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
+    )
 
 
-def _same_config(folder: Path, config: Config) -> None:
-    """Writes down what the study is of; refuses a folder that holds the study of something else."""
-    file = folder / "tune.toml"
-    if file.exists():
-        differing = configs.differences(configs.load(file), config)
-        if differing:
-            named = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in differing.items())
-            raise RunError(f"{folder} holds a study of another config: {named}; name another folder")
+def _no_answer(url: str, error: Exception) -> BadInput:
+    """What a database does instead of answering, as one sentence; a password in the URL is not repeated."""
+    shown = url.rsplit("@", 1)[-1]
+    said = str(error).splitlines()[0][:200].replace(url, shown)
+    return BadInput(
+        f"--storage {shown}: the database does not answer ({type(error).__name__}: {said}). "
+        "Give a URL such as sqlite:///study.db or postgresql://user@host/name with its driver installed"
+    )
+
+
+def _same_config(study: optuna.Study, config: Config, where: str) -> None:
+    """Writes down in the storage what the study is of; refuses one of something else."""
+    kept = study.user_attrs.get(CONFIG)
+    if kept is None:
+        study.set_user_attr(CONFIG, config.model_dump(mode="json", exclude_none=True))
         return
-    dumped = config.model_dump(mode="json", exclude_none=True)
-    file.write_text(tomli_w.dumps(dumped), encoding="utf-8")
+    differing = configs.differences(configs.load(values=kept), config)
+    if differing:
+        named = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in differing.items())
+        raise RunError(f"{where} holds a study of another config: {named}; name another folder or storage")
 
 
 def _merged(given: Mapping[str, Mapping[str, Any]], overrides: Overrides) -> dict[str, dict[str, Any]]:

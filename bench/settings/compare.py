@@ -1,0 +1,170 @@
+"""Settings side by side: the same data, model, seeds and test queries; see README.md of this folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from honeclip import config as configs
+from honeclip.evaluation import zeroshot
+from honeclip.evaluation.answers import Answers
+from honeclip.evaluation.intervals import RESAMPLES, Statistic, figure, resampled
+from honeclip.model.resize import resize
+from honeclip.monitoring.terminal import Progress
+from honeclip.training import folder, setup, stages
+from honeclip.training.attempt import Bench, attempt
+
+Draws = NDArray[np.float64]
+"""(resamples + 1, arms, seeds): a figure of every run on the test queries as they are (row 0) and on every resample."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting: its name and what it sets besides what all arms set."""
+
+    name: str
+    sets: tuple[str, ...]
+
+
+def runs(
+    data: str,
+    model: str,
+    domain: str | None,
+    sets: Sequence[str],
+    arms: Sequence[Arm],
+    seeds: int,
+    *,
+    val: bool = False,
+    px: int = 0,
+) -> Iterator[tuple[str, int, Answers, float]]:
+    """(arm, seed, what the best weights answer on test, seconds) of each run.
+
+    `val` asks the val split instead, and `px`, where it is not 0, shows images of that size.
+    """
+    values = folder.options(None, data, model, domain)
+    with Progress() as progress:
+        first = folder.absolute(configs.load(None, sets, values))
+        prepared = setup.prepare(first, "cpu", lambda text: print(text, file=sys.stderr), progress)
+        shared = Bench(prepared, progress)
+        asked = prepared.asked("val" if val else "test")
+        for seed in range(seeds):
+            for arm in arms:
+                config = configs.load(None, [*sets, *arm.sets, f"train.seed={seed}"], values)
+                begun = time.perf_counter()
+                tried = attempt(shared, folder.absolute(config))
+                for _ in tried.scores():
+                    pass
+                seconds = time.perf_counter() - begun
+                tried.prepared.clip.model.load_state_dict(tried.weights, strict=False)
+                if px:
+                    resize(tried.prepared.clip, px)
+                frozen = stages.frozen_towers(tried.prepared.clip, config.model.freeze)
+                report = asked.report(tried.prepared.clip, setup.caches(tried.prepared, frozen))
+                yield arm.name, seed, report.answers, seconds
+
+
+def figures_of(answers: Answers) -> dict[str, list[tuple[Callable[[NDArray[np.int64]], Draws], int]]]:
+    """Name -> statistics over query indices (r, queries) whose mean the figure is, each with its number of queries."""
+    ranks = answers.ranks
+    ways = (ranks.image_to_text, ranks.text_to_image)
+    out: dict[str, list[tuple[Callable[[NDArray[np.int64]], Draws], int]]] = {
+        "R@10": [(lambda at, way=way: (way[at] <= 10).mean(1), len(way)) for way in ways],
+        "R@1": [(lambda at, way=way: (way[at] <= 1).mean(1), len(way)) for way in ways],
+        "MRR": [(lambda at, way=way: (1 / way[at]).mean(1), len(way)) for way in ways],
+    }
+    if answers.predictions is not None:
+        of: Statistic = zeroshot.statistic(answers.predictions)
+        count = len(answers.predictions.truth)
+        out["balanced accuracy"] = [(lambda at: of(at)["balanced_accuracy"], count)]
+    return out
+
+
+def draws(found: dict[tuple[str, int], Answers], arms: Sequence[str], seeds: int) -> dict[str, Draws]:
+    """Every figure of every run on the same resampled queries."""
+    if len({one.queries for one in found.values()}) > 1:
+        raise SystemExit("the runs were asked different things")
+    table = {key: figures_of(one) for key, one in found.items()}
+    names = list(next(iter(table.values())))
+    out = {}
+    for name in names:
+        rows = np.zeros((RESAMPLES + 1, len(arms), seeds))
+        for column, arm in enumerate(arms):
+            for seed in range(seeds):
+                parts = table[arm, seed][name]
+                for place, (of, count) in enumerate(parts):
+                    whole = np.arange(count, dtype=np.int64)[None]
+                    again = np.concatenate([of(at) for at in resampled(count, place)])
+                    rows[:, column, seed] += np.concatenate([of(whole), again]) / len(parts)
+        out[name] = rows
+    return out
+
+
+def difference(rows: Draws, first: int, second: int) -> dict[str, float]:
+    """Arm `second` minus arm `first`, mean over seeds; the interval resamples queries and seeds."""
+    apart = rows[:, second] - rows[:, first]
+    chosen = np.random.default_rng(1).integers(0, apart.shape[1], size=(len(apart) - 1, apart.shape[1]))
+    return figure(float(apart[0].mean()), np.take_along_axis(apart[1:], chosen, 1).mean(1))
+
+
+def table(found: dict[str, Draws], arms: Sequence[str], against: int) -> Iterator[str]:
+    """Markdown: an arm a row, a figure a column: its mean over seeds, and its difference to one arm with the interval."""
+    yield "| setting | " + " | ".join(found) + " |"
+    yield "|" + "---|" * (len(found) + 1)
+    for place, arm in enumerate(arms):
+        cells = []
+        for rows in found.values():
+            cell = f"{rows[0, place].mean():.3f}"
+            if place != against:
+                one = difference(rows, against, place)
+                clear = "**" if one["low"] > 0 or one["high"] < 0 else ""
+                cell += f" ({clear}{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]{clear})"
+            cells.append(cell)
+        yield f"| {arm} | " + " | ".join(cells) + " |"
+
+
+def arm(text: str) -> Arm:
+    """`name: a.b=c d.e=f` as an Arm."""
+    name, _, sets = text.partition(":")
+    return Arm(name.strip(), tuple(sets.split()))
+
+
+def main() -> None:
+    """Runs what the command line says and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--domain")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="A.B=V")
+    parser.add_argument("--arm", dest="arms", action="append", type=arm, required=True, metavar="'NAME: A.B=V ...'")
+    parser.add_argument("--against", help="the arm that the others are compared with; the first one")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--val", action="store_true", help="ask the val split: for choices that test must not make")
+    parser.add_argument("--px", type=int, default=0, help="ask with images of this size, whatever was trained with")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    names = [one.name for one in given.arms]
+    found, seconds = {}, dict.fromkeys(names, 0.0)
+    for name, seed, answers, took in runs(
+        given.data, given.model, given.domain, given.sets, given.arms, given.seeds, val=given.val, px=given.px
+    ):
+        found[name, seed] = answers
+        seconds[name] += took
+    rows = draws(found, names, given.seeds)
+    against = names.index(given.against) if given.against else 0
+    print("\n".join(table(rows, names, against)))
+    print("seconds of a run: " + ", ".join(f"{name} {took / given.seeds:.1f}" for name, took in seconds.items()))
+    if given.json:
+        means = {figure_: {n: rows_[0, p].tolist() for p, n in enumerate(names)} for figure_, rows_ in rows.items()}
+        given.json.write_text(json.dumps({"figures": means, "seconds": seconds}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
