@@ -203,7 +203,7 @@ class Loss(Section):
     )
     temperature_shape: Literal["cosine", "linear"] = Field("cosine", description="way of temperature=scheduled")
     effective_negatives: Share = Field(
-        0.75, description="of N negatives a row, temperature=auto lets N to this power have a say"
+        0.8, description="of N negatives a row, temperature=auto lets N to this power have a say"
     )
     targets: Literal["captions", "pairs", "labels", "soft"] = Field(
         "captions",

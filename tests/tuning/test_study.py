@@ -165,7 +165,7 @@ def test_without_a_val_split_there_is_nothing_to_compare_by(study, tmp_path):
 def test_a_weak_trial_ends_early(study, tmp_path):
     """Against the median of the trials before it, which here somebody else has made and which are hard to match."""
     first = study("train.length=6", trials=1, pruner="median")
-    values = {step: 1.0 for step in range(6)}
+    values = dict.fromkeys(range(6), 1.0)
     strong = optuna.trial.create_trial(value=1.0, params={}, distributions={}, intermediate_values=values)
     first.study.add_trials([strong] * 6)
     found = study("train.length=6", trials=9, pruner="median")
