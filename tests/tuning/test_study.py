@@ -105,9 +105,12 @@ def test_two_processes_share_one_storage(data, vit, tmp_path):
     url = f"sqlite:///{storage}"
     waits = begin(tmp_path, data, vit, tmp_path / "a", 6, url, "wait", pipe)
     wakes = begin(tmp_path, data, vit, tmp_path / "b", 6, url, "wake", pipe)
-    for process in (waits, wakes):
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+    try:
+        for process in (wakes, waits):
+            _, said = process.communicate()
+            assert process.returncode == 0, said
+    finally:
+        waits.kill()  # if the other one failed, nobody will open the pipe
     trials = trials_of(storage)
     done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert 6 <= len(done) <= 7  # both may see the last place free at once
