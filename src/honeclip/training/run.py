@@ -22,11 +22,12 @@ from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
+from honeclip.training import frozen as features
 from honeclip.training import mining, planning, setup, stages
 from honeclip.training.asked import Asked
-from honeclip.training.feeds import Features
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
+from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, Step, train
 from honeclip.training.setup import Prepared, Say
 from honeclip.training.signals import Stop, stopping
@@ -141,8 +142,9 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     before = setup.score_before(prepared, folder, progress)
     # 2. features of bodies that are frozen for a while or for good
     frozen = stages.frozen_towers(clip, config.model.freeze)
-    known = setup.train_features(prepared, stages.ever_frozen(clip, config.model.freeze), progress)
-    caches = setup.caches(prepared, frozen)
+    known = Known(progress)
+    known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
+    caches = features.caches(prepared, frozen)
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = length(prepared, learner, known, state)
@@ -187,7 +189,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     return run
 
 
-def length(prepared: Prepared, learner: Learner, known: Features, state: RunState | None) -> tuple[int, float | None]:
+def length(prepared: Prepared, learner: Learner, known: Known, state: RunState | None) -> tuple[int, float | None]:
     """Steps of the run, and seconds a step where a duration is in minutes.
 
     A run that goes on with the same `train.length` keeps its number of steps, however long a step takes today.
@@ -215,7 +217,7 @@ class _Session:
 
     folder: RunFolder
     prepared: Prepared
-    known: Features
+    known: Known
     caches: Caches
     val: Asked
     table: tuple[Stage, ...]

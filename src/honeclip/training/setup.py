@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from honeclip.config import Config, Loss
+from honeclip.config import Config
 from honeclip.data import loader, pairs
 from honeclip.data.loader import Batch
 from honeclip.data.order import Draw, by_length, order
@@ -25,25 +22,23 @@ from honeclip.device.memory import budget
 from honeclip.device.precision import Precision
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
-from honeclip.embedding import features
-from honeclip.embedding.features import Features as Caches
 from honeclip.errors import ConfigError, DataError
 from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
 from honeclip.model import adapt, heads, resize, selfcheck
-from honeclip.model.clip import Clip, measuring
+from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse
 from honeclip.stepping.cost import ROWS
 from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
-from honeclip.training import objective, optimizer, planning, stages
-from honeclip.training.aims import Aims, hard_captions
+from honeclip.training import frozen, objective, optimizer, planning, stages
 from honeclip.training.aims import aims as training_aims
 from honeclip.training.asked import Asked
-from honeclip.training.feeds import Features, ImageFeed, TextFeed
+from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.folder import RunFolder
+from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
 from honeclip.training.planning import Subject
 from honeclip.training.stages import Stage
@@ -219,89 +214,27 @@ def score_before(found: Prepared, folder: RunFolder, progress: Progress) -> Repo
     asked = found.asked("test")
     if not len(asked.pairs):
         return None
-    known = caches(found, stages.frozen_towers(found.clip, found.config.model.freeze))
+    known = frozen.caches(found, stages.frozen_towers(found.clip, found.config.model.freeze))
     report = asked.report(found.clip, known, progress=progress.counter("scoring the start"))
     folders.write_json(folder.before_file, report.to_json())
     return report
 
 
-def caches(found: Prepared, frozen: frozenset[str]) -> Caches:
-    """The names of the feature caches of the bodies that are frozen."""
-    return features.caches(found.clip, image="image" in frozen, text="text" in frozen)
-
-
-def train_features(found: Prepared, towers: frozenset[str], progress: Progress) -> Features:
-    """Features of the given towers' bodies for the train split, from disk or computed once."""
-    known = caches(found, towers)
-    image_NF = text_NF = None
-    if known.image:
-        counter = progress.counter("image features")
-        image_NF = features.image_features(found.clip, found.train, cache=known.image, progress=counter)
-    if known.text:
-        counter = progress.counter("text features")
-        text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
-    return Features(image_NF, text_NF, *_further_features(found, known, progress))
-
-
-def _further_features(found: Prepared, known: Caches, progress: Progress) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Features of the images at the further scales of the loss, and of the hard captions."""
-    clip, loss = found.clip, found.config.loss
-    scales: list[Tensor] = []
-    for size_px in smaller_sizes(clip, loss.scales) if known.image else ():
-        smaller = replace(clip, preprocess=clip.preprocess.with_size(size_px))
-        scales.append(
-            features.image_features(smaller, found.train, progress=progress.counter(f"features at {size_px} px"))
-        )
-    if not (known.text and loss.hard_captions):
-        return tuple(scales), None
-    hard = hard_captions(found.train, found.domain, found.config.data.domain)
-    counter = progress.counter("features of hard captions")
-    return tuple(scales), features.text_features(clip, hard.texts, cache=known.text, progress=counter)
-
-
-def further_feeds(clip: Clip, loss: Loss, aims: Aims, dtype: torch.dtype) -> tuple[ImageFeed | TextFeed, ...]:
-    """What the loss wants through the towers beside images and captions; nothing of it from features yet."""
-    images = [ImageFeed(clip, None, dtype, size_px) for size_px in smaller_sizes(clip, loss.scales)]
-    texts = [] if aims.hard is None else [TextFeed(clip, None, dtype, clip.preprocess.texts(list(aims.hard.texts)))]
-    return (*images, *texts)
-
-
-def smaller_sizes(clip: Clip, scales: Sequence[float]) -> list[int]:
-    """Side in pixels of the images at each further scale.
-
-    Raises:
-        ConfigError: the image tower takes images of one size only.
-    """
-    sizes = [max(1, round(clip.preprocess.size_px * scale)) for scale in scales[1:]]
-    feed = ImageFeed(clip, None, clip.dtype)
-    for size_px in sizes:
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
-        with fake, measuring(clip):
-            probe = torch.empty(1, 3, size_px, size_px, dtype=torch.uint8)
-            try:
-                feed.forward(probe)
-            except (RuntimeError, AssertionError, ValueError) as error:
-                raise ConfigError(
-                    f"loss.scales: the image tower of {clip.source} takes no images of {size_px} px beside its own "
-                    f"{clip.preprocess.size_px} px ({error}); starter takes any size"
-                ) from None
-    return sizes
-
-
-def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
+def build(found: Prepared, freeze: frozenset[str], known: Known) -> Learner:
     """Model with its heads and adapters, optimizer and scaler, before any stage was entered.
 
     Args:
         found: what was prepared.
         freeze: bodies that never learn.
-        known: features of the train split; both towers' where the model takes fresh heads.
+        known: where features of the train split are kept; fresh heads ask for those of both towers.
     """
     clip, config = found.clip, found.config
     aims = training_aims(clip, found.train, found.domain, config.data.domain, config.loss)
     if heads.takes_fresh_heads(clip):
-        assert known.image_NF is not None
-        assert known.text_NF is not None
-        heads.install(clip, known.image_NF, known.text_NF, config.train.seed)
+        both = known.of(found, stages.TOWERS)
+        assert both.image_NF is not None
+        assert both.text_NF is not None
+        heads.install(clip, both.image_NF, both.text_NF, config.train.seed)
     clip.domain = domains.to_mapping(found.domain)
     clip.model.to(precision.weight_dtype(found.precision.name))
     objective.prepare(clip, config.loss)
@@ -326,31 +259,32 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         lengths=None if "text" in freeze else caption_lengths(clip, found.train),
         aims=aims,
         balance=balance,
-        more=further_feeds(clip, config.loss, aims, dtype),
+        more=frozen.further_feeds(clip, config.loss, aims, dtype),
     )
 
 
-def enter(found: Prepared, learner: Learner, stage: Stage, known: Features, plan: Plan | None) -> Learner:
+def enter(found: Prepared, learner: Learner, stage: Stage, known: Known, plan: Plan | None) -> Learner:
     """The learner for one stage: what learns in it, what goes through the towers, how it is cut.
 
     Args:
         found: what was prepared.
         learner: as the stage before left it.
         stage: the one that begins or goes on.
-        known: features of the train split of every body that is ever frozen.
+        known: where features of bodies that are frozen in it are kept.
         plan: the stored one of a resumed run; None makes one from counted bytes.
     """
     # the optimizer holds everything that ever learns
     held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
     ever = frozenset(name for name, one in learner.clip.model.named_parameters() if id(one) in held)
     stages.enter(learner.clip, stage, ever)
-    scales = known.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
-    hard = (known.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions
+    have = known.of(found, stage.frozen)
+    scales = have.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
+    hard = (have.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions
     learner = replace(
         learner,
         more=tuple(replace(feed, features_NF=one) for feed, one in zip(learner.more, (*scales, *hard), strict=True)),
-        image_feed=replace(learner.image_feed, features_NF=known.image_NF if "image" in stage.frozen else None),
-        text_feed=replace(learner.text_feed, features_NF=known.text_NF if "text" in stage.frozen else None),
+        image_feed=replace(learner.image_feed, features_NF=have.image_NF if "image" in stage.frozen else None),
+        text_feed=replace(learner.text_feed, features_NF=have.text_NF if "text" in stage.frozen else None),
         heads=stage.heads,
     )
     return replace(learner, plan=plan or _plan(found, learner, stage))
