@@ -1,7 +1,7 @@
 """A run in memory: a config tried on data and a model that are loaded once, without a run folder, report or resume.
 
 What `tune` and side-by-side comparisons of settings ask for. The steps are those of `fit`: same order, same stages, same
-exact step; only nothing is written down.
+exact step; only nothing is written down, and a size of the images that would begin by plateau begins at its latest.
 """
 
 from __future__ import annotations
@@ -78,13 +78,17 @@ class Attempt:
         known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
         learner = setup.build(prepared, frozen, known)
         total, seconds = run.length(prepared, learner, known, None)
-        table = stages.table(clip, config.model.freeze, total, prepared.sizes)
+        table = setup.table(prepared, total, seconds)
         factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
         learner = replace(learner, factor=factor, steps=total)
         every = max(1, to_steps(parse(config.evaluate.every), prepared.steps_per_epoch, total, seconds))
-        val, caches = prepared.asked("val"), features.caches(prepared, frozen)
+        val = prepared.asked("val")
         for stage in table:
+            before_px = clip.preprocess.size_px
             learner = setup.enter(prepared, learner, stage, known, None)
+            if clip.preprocess.size_px != before_px:
+                self.best = None  # scores at two sizes are not of the same pictures
+            caches = features.caches(prepared, frozen)
             for step in train(learner, mining.batches(prepared, learner, stage, stage.start), lambda: "none: a trial"):
                 learner = replace(learner, plan=step.plan)
                 if step.number % every == 0 or step.number == total:

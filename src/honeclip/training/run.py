@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
 from honeclip.training import frozen as features
-from honeclip.training import mining, planning, setup, stages
+from honeclip.training import mining, planning, resolution, setup, stages
 from honeclip.training.asked import Asked
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, Step, train
+from honeclip.training.resolution import Resolution
 from honeclip.training.setup import Prepared, Say
 from honeclip.training.signals import Stop, stopping
 from honeclip.training.stages import Stage
-from honeclip.training.state import Position, capture, restore, stored_plan
+from honeclip.training.state import Position, capture, restore, sizes_begun, stored_plan, stored_size
 from honeclip.training.validation import judge, measure
 
 SAVE_SHARE_S = 60.0
@@ -144,13 +146,18 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     frozen = stages.frozen_towers(clip, config.model.freeze)
     known = Known(progress)
     known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
-    caches = features.caches(prepared, frozen)
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = length(prepared, learner, known, state)
-    table = stages.table(clip, config.model.freeze, total, prepared.sizes, state.json["phase"] if state else 0)
-    factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
-    learner = replace(learner, factor=factor, steps=total)
+    schedule = partial(setup.table, prepared, total, seconds, state.json["phase"] if state else 0)
+    learner = replace(learner, steps=total)
+    table = schedule()
+    if state is None and len(prepared.resolutions) > 1:
+        # what the largest size needs and memory does not have comes out now and not after hours
+        setup.enter(prepared, learner, max(table, key=lambda one: (one.size_px, one.start)), known, None)
+    if first := table[0].resolution:
+        size_px = stored_size(state) if state else first.size_px
+        resolution.to_size(clip, learner.optimizer, size_px, prepared.origin)
     # 4. the steps
     with closing(EventLog(folder.events_file)) as log:
         log.truncate(state.events_offset if state else 0)
@@ -159,9 +166,8 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
             folder,
             prepared,
             known,
-            caches,
             prepared.asked("val"),
-            table,
+            schedule,
             log,
             stop,
             say,
@@ -198,9 +204,7 @@ def length(prepared: Prepared, learner: Learner, known: Known, state: RunState |
     frozen = stages.frozen_towers(prepared.clip, config.model.freeze)
     seconds = None
     if setup.needs_timing(config):
-        last = Stage(0, 1, frozen, batch=prepared.sizes[-1][1])
-        timed = setup.enter(prepared, learner, last, known, None)
-        seconds = setup.seconds_per_step(prepared, timed, last)
+        seconds = setup.mean_seconds(prepared, learner, frozen, known)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
     alone = frozen == stages.TOWERS or heads.takes_fresh_heads(prepared.clip)
@@ -218,9 +222,8 @@ class _Session:
     folder: RunFolder
     prepared: Prepared
     known: Known
-    caches: Caches
     val: Asked
-    table: tuple[Stage, ...]
+    schedule: Callable[[Sequence[int], int], tuple[Stage, ...]]
     log: EventLog
     stop: Stop
     say: Say
@@ -236,29 +239,86 @@ class _Session:
         every = self.every(self.prepared.config.evaluate.every, position.total_steps)
         if not len(self.val.pairs) or not 0 < every <= position.total_steps:
             return position
-        found = measure(learner.clip, self.val, self.caches)
-        self.log.append("evaluation", step=0, split="val", score=found.value, words=found.words, metrics=found.metrics)
+        found = measure(learner.clip, self.val, self.caches())
+        size_px = learner.clip.preprocess.size_px
+        said = {"score": found.value, "words": found.words, "size_px": size_px, "metrics": found.metrics}
+        self.log.append("evaluation", step=0, split="val", **said)
         return replace(position, start_score=found.value)
 
     def train(self, learner: Learner, position: Position, state: RunState | None) -> Position:
         """Every step that is left, stage by stage."""
-        for stage in self.table:
-            if position.step >= stage.stop or self._gives_up(position):
-                continue
-            plan = stored_plan(state, stage.start, self.prepared.config.memory) if state else None
+        begun = sizes_begun(state)
+        table = self.schedule(begun, position.step)
+        while position.step < position.total_steps:
+            stage = stages.at(table, position.step)
+            seen = stage.resolution
+            if seen is not None and seen.row + 1 == len(begun) and _plateau(position, stage):
+                table = self.schedule((*begun, position.step), position.step)
+                stage = stages.at(table, position.step)
+                seen = stage.resolution
+            if self._gives_up(position, stage):
+                break
+            if seen is not None:
+                position = self._changed(learner, position, seen, begun)
+                begun = seen.starts
+            config = self.prepared.config
+            plan = stored_plan(state, stage.start, config.memory) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
+            factor = stages.rate(table, config.train, position.total_steps, self.prepared.steps_per_epoch, self.seconds)
+            learner = replace(learner, factor=factor)
             folders.begun(self.folder)
-            self.say(f"steps {position.step + 1} to {stage.stop}: {learner.plan.reason}")
-            position, go_on = self._stage(learner, position, stage)
+            size = f" at {seen.size_px} px" if seen else ""
+            self.say(f"steps {position.step + 1} to {stage.stop}{size}: {learner.plan.reason}")
+            phase, _ = stages.phase(table, stage)
+            position, go_on = self._stage(learner, position, stage, phase)
             if not go_on:
                 break
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
 
-    def _stage(self, learner: Learner, position: Position, stage: Stage) -> tuple[Position, bool]:
-        """The steps of one stage; False at the end where the run is to end early."""
+    def caches(self) -> Caches:
+        """Of the bodies that never learn, at the size that the model has now."""
+        return features.caches(
+            self.prepared, stages.frozen_towers(self.prepared.clip, self.prepared.config.model.freeze)
+        )
+
+    def _changed(self, learner: Learner, position: Position, seen: Resolution, begun: Sequence[int]) -> Position:
+        """The position at a size of the images that begins or goes on; says so where it begins after another.
+
+        Scores at two sizes are not of the same pictures. So with each size the best score is looked for anew: BEST is the
+        best of the last size that was reached, which is the size of RUN/model, and patience counts in the last size only.
+        """
+        if not begun or seen.row + 1 == len(begun):
+            return position
+        before_px = learner.clip.preprocess.size_px
+        reason = f"{position.step} of {position.total_steps} steps are done"
+        if seen.patience_before and position.worse >= seen.patience_before:
+            reason = f"{position.worse} evaluations without a better score"
+        self.log.append(
+            "stage",
+            step=position.step,
+            size_px=seen.size_px,
+            before_px=before_px,
+            lr_scale=seen.lr_scale,
+            strength=seen.strength,
+            patch_dropout=seen.patch_dropout,
+            moments=resolution.MOMENTS,
+            reason=reason,
+        )
+        self.say(f"after step {position.step}: images at {seen.size_px} px instead of {before_px} px: {reason}")
+        same = seen.size_px == before_px
+        return replace(
+            position,
+            worse=0,
+            best_score=position.best_score if same else None,
+            start_score=position.start_score if same else None,
+        )
+
+    def _stage(self, learner: Learner, position: Position, stage: Stage, phase: int) -> tuple[Position, bool]:
+        """The steps of one stage, or up to a plateau; False at the end where the run is to end early."""
         config = self.prepared.config
+        caches = self.caches()
         evaluate_every = self.every(config.evaluate.every, position.total_steps)
         save_every = self.every(config.checkpoint.every, position.total_steps)
         save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
@@ -275,13 +335,12 @@ class _Session:
                 last = step.number == position.total_steps
                 best = False
                 if looks and (step.number % evaluate_every == 0 or last):
-                    position, best = self._evaluated(learner, position)
-                end = last or self._gives_up(position)
+                    position, best = self._evaluated(learner, position, caches)
+                end = last or self._gives_up(position, stage)
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
-                    phase, _ = stages.phase(self.table, stage)
-                    kept = capture(learner, position, self.log.offset, stage.start, phase)
+                    kept = capture(learner, position, self.log.offset, stage, phase)
                     save(
                         self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best
                     )
@@ -290,6 +349,8 @@ class _Session:
                 if end and not last:
                     self.say(f"ended after step {step.number}: {position.worse} evaluations without a better score")
                     return position, False
+                if _plateau(position, stage):
+                    break
                 started = time.perf_counter()
         return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), True
 
@@ -342,9 +403,9 @@ class _Session:
         )
         return position
 
-    def _evaluated(self, learner: Learner, position: Position) -> tuple[Position, bool]:
+    def _evaluated(self, learner: Learner, position: Position, caches: Caches) -> tuple[Position, bool]:
         try:
-            found = measure(learner.clip, self.val, self.caches)
+            found = measure(learner.clip, self.val, caches)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
@@ -360,18 +421,26 @@ class _Session:
             score=found.value,
             words=found.words,
             best=best,
+            size_px=learner.clip.preprocess.size_px,
             metrics=found.metrics,
         )
         if said:
             self.say(said)
         return position, best
 
-    def _gives_up(self, position: Position) -> bool:
+    def _gives_up(self, position: Position, stage: Stage) -> bool:
         patience = self.prepared.config.train.patience
-        return bool(patience) and position.worse >= patience
+        last = stage.resolution is None or stage.resolution.last
+        return bool(patience) and last and position.worse >= patience
 
     def _peak(self, meter: PeakMeter) -> int:
         return meter.peak_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
 
     def _last_good(self) -> str:
         return named(self.folder.checkpoints, LATEST) or "none yet"
+
+
+def _plateau(position: Position, stage: Stage) -> bool:
+    """Whether the next size is due because the score does not rise any more at this one."""
+    seen = stage.resolution
+    return seen is not None and 0 < seen.patience <= position.worse

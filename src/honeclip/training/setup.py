@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -28,12 +28,14 @@ from honeclip.evaluation.report import Report
 from honeclip.model import adapt, heads, resize, selfcheck
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
+from honeclip.model.resize import Origin
 from honeclip.monitoring.terminal import Progress
-from honeclip.schedule import parse
+from honeclip.schedule import parse, to_steps
+from honeclip.sizes import SizeStage
 from honeclip.stepping.cost import ROWS
 from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
-from honeclip.training import frozen, objective, optimizer, planning, stages
+from honeclip.training import frozen, objective, optimizer, planning, resolution, stages
 from honeclip.training.aims import aims as training_aims
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import ImageFeed, TextFeed
@@ -48,6 +50,9 @@ Say = Callable[[str], None]
 TIMED_STEPS = 2
 """Steps that are timed for a length in minutes, after one that warms up."""
 
+PROBE_STEPS = 1000
+"""Stands for a run's length while that is being worked out."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -61,10 +66,12 @@ class Prepared:
         train: those to learn from.
         domain: of templates, augmentation and the selection score.
         labels: the distinct labels of the data.
-        clip: the model as it begins, at the run's size and context length.
+        clip: the model as it begins, at the run's last size and its context length.
         sizes: (share of the run, effective batch from there on): as asked for, each at most the rows.
         imports_bytes: what the process held before anything was loaded.
         begins_tuned: whether the model was fine-tuned by honeclip before.
+        origin: position tables of the model as it was loaded.
+        resolutions: sizes of the images over the run, each one that the tower takes; none for a run of one size.
     """
 
     config: Config
@@ -78,6 +85,8 @@ class Prepared:
     sizes: tuple[tuple[float, int], ...]
     imports_bytes: int
     begins_tuned: bool
+    origin: Origin
+    resolutions: tuple[SizeStage, ...] = ()
 
     def asked(self, split: str) -> Asked:
         """What the model is measured on, for val and test."""
@@ -121,8 +130,9 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     clip = load(config.model.source, where)
     if config.model.context_length != "native":
         resize.set_context_length(clip, config.model.context_length)
-    if config.resolution.stages != "native":
-        resize.resize(clip, config.resolution.stages)
+    origin = resize.origin(clip)
+    image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
+    resolutions = resolution.take(clip, config, origin, image_frozen, say)
     clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill)
     everything = pairs.load(
         config.data.path,
@@ -155,6 +165,8 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         sizes=tuple((share, min(size, len(train))) for share, size in sizes),
         imports_bytes=imports_bytes,
         begins_tuned=clip.domain is not None,
+        origin=origin,
+        resolutions=resolutions,
     )
     _introduce(found, say)
     return found
@@ -196,6 +208,11 @@ def _introduce(found: Prepared, say: Say) -> None:
         say(f"the batch of {largest} is lowered to the {len(found.train)} rows of the train split")
     if clip.preprocess.tokenizer is not None and (cut := clip.preprocess.note_of_cuts(everything.captions)):
         say(f"note: {cut}")
+    if found.resolutions:
+        seen = ", ".join(f"{one.size}" for one in found.resolutions)
+        say(
+            f"images are seen at {seen} px; the model came with {found.origin.size_px} px and is handed over with the last"
+        )
     if found.begins_unaligned:
         say(
             f"{config.model.source} begins unaligned: its two towers have never met, so scores start at chance. With a "
@@ -244,6 +261,8 @@ def build(found: Prepared, freeze: frozenset[str], known: Known) -> Learner:
         adapt.keep_last(clip, config.model.last_blocks, freeze)
     if config.model.lora_rank:
         adapt.add_lora(clip, config.model.lora_rank, config.train.seed)
+    learning = frozenset(name for name, _ in optimizer.named_learning(clip))
+    resolution.check_tables(clip, found.resolutions, learning)
     dtype = precision.weight_dtype(found.precision.name)
     balance = objective.balance(config.loss, clip.logit_scale)
     return Learner(
@@ -273,21 +292,51 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Known, plan: P
         known: where features of bodies that are frozen in it are kept.
         plan: the stored one of a resumed run; None makes one from counted bytes.
     """
+    clip = learner.clip
+    if stage.resolution is not None:
+        resolution.enter(clip, learner.optimizer, stage.resolution, found.config.train.weight_decay, found.origin)
     # the optimizer holds everything that ever learns
     held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
-    ever = frozenset(name for name, one in learner.clip.model.named_parameters() if id(one) in held)
-    stages.enter(learner.clip, stage, ever)
+    ever = frozenset(name for name, one in clip.model.named_parameters() if id(one) in held)
+    stages.enter(clip, stage, ever)
     have = known.of(found, stage.frozen)
     scales = have.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
     hard = (have.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions
+    further = frozen.further_feeds(clip, found.config.loss, learner.aims, learner.image_feed.dtype)
     learner = replace(
         learner,
-        more=tuple(replace(feed, features_NF=one) for feed, one in zip(learner.more, (*scales, *hard), strict=True)),
+        more=tuple(replace(feed, features_NF=one) for feed, one in zip(further, (*scales, *hard), strict=True)),
         image_feed=replace(learner.image_feed, features_NF=have.image_NF if "image" in stage.frozen else None),
         text_feed=replace(learner.text_feed, features_NF=have.text_NF if "text" in stage.frozen else None),
         heads=stage.heads,
     )
     return replace(learner, plan=plan or _plan(found, learner, stage))
+
+
+def table(
+    found: Prepared,
+    total_steps: int,
+    seconds: float | None,
+    entered: int = 0,
+    begun: Sequence[int] = (),
+    now: int = 0,
+) -> tuple[Stage, ...]:
+    """The stages of a run.
+
+    Args:
+        found: what was prepared.
+        total_steps: of the run.
+        seconds: a step, for durations in minutes.
+        entered: see `stages.table`.
+        begun: first steps of the sizes that the run has entered.
+        now: steps done.
+    """
+
+    def steps(duration: str | int) -> int:
+        return to_steps(parse(duration), found.steps_per_epoch, total_steps, seconds)
+
+    sizes = resolution.resolve(found.resolutions, total_steps, steps, begun, now)
+    return stages.table(found.clip, found.config.model.freeze, total_steps, found.sizes, entered, sizes)
 
 
 def batches(
@@ -302,7 +351,7 @@ def batches(
         config.train.seed,
         start,
         size_px=found.clip.preprocess.size_px,
-        strength=1.0,
+        strength=stage.resolution.strength if stage.resolution else 1.0,
         stretch=stage.stretch,
         since=stage.since,
         neighbours=neighbours,
@@ -341,9 +390,25 @@ def seconds_per_step(found: Prepared, learner: Learner, stage: Stage) -> float:
     return min(timed[1:])
 
 
+def mean_seconds(found: Prepared, learner: Learner, frozen: frozenset[str], known: Known) -> float:
+    """Seconds of a step with the largest batch, averaged over the sizes of the images as the run will have them."""
+    last = Stage(0, 1, frozen, batch=found.sizes[-1][1])
+    sizes = resolution.resolve(found.resolutions, PROBE_STEPS, lambda duration: 0)
+    if not sizes:
+        return seconds_per_step(found, enter(found, learner, last, known, None), last)
+    ends = [one.start for one in sizes[1:]] + [PROBE_STEPS]
+    total = 0.0
+    for size, end in zip(sizes, ends, strict=True):
+        stage = replace(last, resolution=size)
+        total += (end - size.start) * seconds_per_step(found, enter(found, learner, stage, known, None), stage)
+    return total / PROBE_STEPS
+
+
 def needs_timing(config: Config) -> bool:
     """Whether a duration of the config is in minutes."""
-    given = (config.train.length, config.evaluate.every, config.checkpoint.every, config.train.warmup)
+    given = [config.train.length, config.evaluate.every, config.checkpoint.every, config.train.warmup]
+    if isinstance(config.resolution.stages, tuple):
+        given += [one for row in config.resolution.stages for one in (row.warmup, row.table_first)]
     return any(parse(one).unit == "minutes" for one in given if one != "auto")
 
 
