@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -94,15 +94,14 @@ def read(value: Any) -> Any:
 def _row(number: int, one: Any) -> SizeStage:
     if isinstance(one, SizeStage):
         return one
-    if isinstance(one, list | tuple):
-        if len(one) != 2:
-            raise ValueError(f"row {number}, {list(one)}: write [share of the run, pixels] or {{at = 0.6, size = 224}}")
-        one = {"at": one[0], "size": one[1]}
+    given = {"at": one[0], "size": one[1]} if isinstance(one, list | tuple) and len(one) == 2 else one
+    if not isinstance(given, Mapping):
+        raise ValueError(f"row {number}, {one!r}: write [share of the run, pixels] or {{at = 0.6, size = 224}}")
     try:
-        row = SizeStage.model_validate(one)
+        row = SizeStage.model_validate(given)
     except ValidationError as error:
         # of a union every member reports, the last one under the same key
-        faults = {str(fault["loc"][0]) if fault["loc"] else "row": fault for fault in error.errors()}
+        faults = {str(fault["loc"][0]): fault for fault in error.errors()}
         words = (f"{key} = {fault['input']!r}: {_words(fault)}" for key, fault in faults.items())
         raise ValueError(f"row {number}: {'; '.join(words)}") from None
     if row.at != "plateau" and row.plateau:
