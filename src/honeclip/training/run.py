@@ -256,11 +256,11 @@ class _Session:
                 table = self.schedule((*begun, position.step), position.step)
                 stage = stages.at(table, position.step)
                 seen = stage.resolution
-            if self._gives_up(position, stage):
-                break
             if seen is not None:
                 position = self._changed(learner, position, seen, begun)
                 begun = seen.starts
+            if self._gives_up(position, stage):
+                break
             config = self.prepared.config
             plan = stored_plan(state, stage.start, config.memory) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
