@@ -15,12 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 import honeclip
+from honeclip import config as configs
 from honeclip import places
 from honeclip.checkpoint.save import named
 from honeclip.errors import ConfigError
 from honeclip.monitoring import events
-from honeclip.training import loop, resolution
+from honeclip.monitoring.terminal import Progress
+from honeclip.training import folder, loop, resolution, setup
 from honeclip.training import run as training
+from honeclip.training.attempt import Bench, attempt
+from honeclip.training.frozen import Known
 
 ROWS = 24
 SIZES = [[0.0, 32], [0.4, 48], [0.8, 64]]
@@ -333,6 +337,44 @@ def test_heads_first_and_sizes_go_together(quick, two_towers, tmp_path):
         killed_after(out, step)
         quick(out=out, resume=True)
         assert files(out) == files(whole), step
+
+
+def test_smaller_scales_of_the_loss_follow_the_size(quick, two_towers, monkeypatch, tmp_path):
+    sides = []
+    real = loop.exact_step
+
+    def noting(learner, batch):
+        if batch.images is not None:
+            sides.append((batch.images.shape[-1], *(feed.inputs(batch).shape[-1] for feed in learner.more)))
+        return real(learner, batch)
+
+    monkeypatch.setattr(loop, "exact_step", noting)
+    stages = [[0.0, 64], [0.8, 96]]
+    given = {
+        **SETTINGS,
+        "resolution": {"stages": stages},
+        "loss": {"scales": [1.0, 0.5]},
+        "sets": ["model.freeze=none"],
+    }
+    quick(**{**given, "train": {**TRAIN, "length": 5}}, model=two_towers)
+    assert sides == [(96, 48)], "the heads before that learn from features, and those are of both sizes of each stage"
+
+
+def test_a_trial_goes_through_the_same_sizes_as_a_run(finished, data, vit):
+    """What `tune` does without a run folder: the same steps, and its best is that of the last size."""
+    config = configs.load(
+        values=folder.options(tiny_runs.settings(**{**SETTINGS, "evaluate": {"every": 1}}), data, vit, None)
+    )
+    with Progress() as progress:
+        prepared = setup.prepare(config, "cpu", lambda text: None, progress)
+        trial = attempt(Bench(prepared, Known(progress)), config)
+        scores = list(trial.scores())
+    assert [one.step for one in scores] == list(range(1, 11))
+    assert trial.best == max(one.score for one in scores[8:])
+    assert trial.prepared.clip.preprocess.size_px == prepared.clip.preprocess.size_px == 64
+    last = weights(finished, 10)
+    state = trial.prepared.clip.model.state_dict()
+    assert all(state[name].equal(value) for name, value in last.items())
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
