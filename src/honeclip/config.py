@@ -26,8 +26,9 @@ from pydantic import (
     model_validator,
 )
 
-from honeclip import schedule
+from honeclip import schedule, sizes
 from honeclip.errors import ConfigError
+from honeclip.sizes import SizeStage
 
 
 def _duration(value: Any) -> Any:
@@ -115,6 +116,7 @@ Scales = Annotated[tuple[float, ...], BeforeValidator(_scales)]
 Weights = Annotated[
     dict[Literal["infonce", "siglip", "images"], float | tuple[tuple[float, float], ...]], BeforeValidator(_weights)
 ]
+Sizes = Annotated[Literal["native"] | tuple[SizeStage, ...] | Annotated[int, Field(ge=1)], BeforeValidator(sizes.read)]
 
 
 class Section(BaseModel):
@@ -250,7 +252,11 @@ class Memory(Section):
 class Resolution(Section):
     """`[resolution]`: the image size in pixels."""
 
-    stages: Literal["native"] | Positive = Field("native", description="native, or one size in pixels")
+    stages: Sizes = Field(
+        "native",
+        description="native, one size in pixels, or [[0.0, 160], [0.6, 224]]: sizes from shares of the run on, rounded to the "
+        "patch; tables {at, size, lr_scale, weight_decay, warmup, strength, patch_dropout, table_first, plateau} say more",
+    )
 
 
 class Evaluate(Section):

@@ -12,7 +12,7 @@ from honeclip.config import Train
 from honeclip.embedding import features
 from honeclip.model.load import load
 from honeclip.monitoring import events
-from honeclip.training import setup, stages
+from honeclip.training import frozen, setup, stages
 from honeclip.training.stages import Stage
 
 BUFFERS = ("running_", "num_batches", "proj.mean", "proj.std")
@@ -163,11 +163,11 @@ def test_a_step_on_stored_features_is_a_step_through_the_towers(quick, vit, tmp_
     """Frozen towers with a cache give the losses that they give without one, where nothing is augmented."""
     plain = tmp_path / "plain.toml"
     plain.write_text('title = "Plain"\ntemplates = ["a {label}"]\n')
-    real, runs = setup.train_features, []
+    real, runs = frozen.train_features, []
     for name, towers in (("stored", {"image", "text"}), ("computed", set())):
         wanted = frozenset(towers)
         monkeypatch.setattr(
-            setup, "train_features", lambda found, _, progress, wanted=wanted: real(found, wanted, progress)
+            frozen, "train_features", lambda found, _, progress, wanted=wanted: real(found, wanted, progress)
         )
         given = {"train": {"lr": 1e-2}, "evaluate": {"every": 0}, "domain": str(plain), "out": tmp_path / name}
         runs.append(quick(model=vit, sets=["model.freeze=towers"], **given))

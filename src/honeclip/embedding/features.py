@@ -183,7 +183,9 @@ def _through_store(
 
 def _name(clip: Clip, tower: Tower, fingerprint: str) -> str:
     """The folder of one body: tower, then a hash of all that decides what it gives."""
-    facts = {"format": FORMAT, "device": clip.device.type, "preprocess": fingerprint, "config": clip.config}
+    # a text is the same at every image size
+    config = {key: one for key, one in clip.config.items() if tower.name == "image" or key != "vision_cfg"}
+    facts = {"format": FORMAT, "device": clip.device.type, "preprocess": fingerprint, "config": config}
     hashed = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, value in sorted(tower.state_body().items()):
         hashed.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())

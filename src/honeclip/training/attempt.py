@@ -1,7 +1,7 @@
 """A run in memory: a config tried on data and a model that are loaded once, without a run folder, report or resume.
 
 What `tune` and side-by-side comparisons of settings ask for. The steps are those of `fit`: same order, same stages, same
-exact step; only nothing is written down.
+exact step; only nothing is written down, and a size of the images that would begin by plateau begins at its latest.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from honeclip.config import Config
 from honeclip.evaluation.report import Report
 from honeclip.model.clip import Clip
-from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
+from honeclip.training import frozen as features
 from honeclip.training import mining, run, setup, stages
 from honeclip.training.asked import Asked
-from honeclip.training.feeds import Features
+from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, train
 from honeclip.training.setup import Prepared
 from honeclip.training.validation import measure
@@ -31,13 +31,11 @@ class Bench:
 
     Attributes:
         prepared: data, device, domain and the model as it begins, which no attempt changes.
-        progress: told while features are computed.
         features: of the train split by the towers whose bodies do not learn, as they were asked for.
     """
 
     prepared: Prepared
-    progress: Progress
-    features: dict[frozenset[str], Features] = field(default_factory=dict)
+    features: Known
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,21 @@ class Attempt:
         prepared, config = self.prepared, self.config
         clip = prepared.clip
         frozen = stages.frozen_towers(clip, config.model.freeze)
-        known = self._features(stages.ever_frozen(clip, config.model.freeze))
+        known = self.bench.features
+        known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
         learner = setup.build(prepared, frozen, known)
         total, seconds = run.length(prepared, learner, known, None)
-        table = stages.table(clip, config.model.freeze, total, prepared.sizes)
+        table = setup.table(prepared, total, seconds)
         factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
         learner = replace(learner, factor=factor, steps=total)
         every = max(1, to_steps(parse(config.evaluate.every), prepared.steps_per_epoch, total, seconds))
-        val, caches = prepared.asked("val"), setup.caches(prepared, frozen)
+        val = prepared.asked("val")
         for stage in table:
+            before_px = clip.preprocess.size_px
             learner = setup.enter(prepared, learner, stage, known, None)
+            if clip.preprocess.size_px != before_px:
+                self.best = None  # scores at two sizes are not of the same pictures
+            caches = features.caches(prepared, frozen)
             for step in train(learner, mining.batches(prepared, learner, stage, stage.start), lambda: "none: a trial"):
                 learner = replace(learner, plan=step.plan)
                 if step.number % every == 0 or step.number == total:
@@ -95,7 +98,7 @@ class Attempt:
         """What the best weights get."""
         self.prepared.clip.model.load_state_dict(self.weights, strict=False)
         frozen = stages.frozen_towers(self.prepared.clip, self.config.model.freeze)
-        return asked.report(self.prepared.clip, setup.caches(self.prepared, frozen))
+        return asked.report(self.prepared.clip, features.caches(self.prepared, frozen))
 
     def _scored(self, learner: Learner, step: int, total: int, score: float) -> Scored:
         if self.best is None or score > self.best:
@@ -107,11 +110,6 @@ class Attempt:
                 name: one.detach().clone() for name, one in named if id(one) in held or name == "logit_scale"
             }
         return Scored(step, total, score, self.best)
-
-    def _features(self, towers: frozenset[str]) -> Features:
-        if towers not in self.bench.features:
-            self.bench.features[towers] = setup.train_features(self.prepared, towers, self.bench.progress)
-        return self.bench.features[towers]
 
 
 def attempt(bench: Bench, config: Config) -> Attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from honeclip.checkpoint import load as checkpoints
@@ -19,6 +20,7 @@ from honeclip.model.load import load
 from honeclip.monitoring import events
 from honeclip.training.asked import Asked
 from honeclip.training.folder import RunFolder
+from honeclip.training.state import stored_size
 
 LIMITS = (
     "Scores are those of the test split named above and say nothing about other data. The model keeps the limits and "
@@ -37,8 +39,7 @@ def finish(
     frozen: frozenset[str],
 ) -> Report | None:
     """Writes RUN/model and RUN/report; gives what the model handed over got on test (None where test has no rows)."""
-    best = checkpoints.best_good(folder.checkpoints, say)
-    assert best is not None  # the last step is always saved
+    best = _handed_over(folder, config, say)
     clip = load(str(best), device)
     clip.source = str(folder.path)
     after = None
@@ -61,6 +62,21 @@ def finish(
             pictures=config.report.pictures,
         )
     return after
+
+
+def _handed_over(folder: RunFolder, config: Config, say: Callable[[str], None]) -> Path:
+    """The checkpoint that becomes RUN/model: BEST, which is the best of the last size of the images.
+
+    Until a size has been scored BEST is still that of the size before, at which RUN/model would be too small: then LATEST.
+    """
+    best = checkpoints.best_good(folder.checkpoints, say)
+    assert best is not None  # the last step is always saved
+    if isinstance(config.resolution.stages, tuple):
+        latest = checkpoints.latest_good(folder.checkpoints, lambda text: None)
+        assert latest is not None
+        sizes = [stored_size(checkpoints.read(one)) for one in (best, latest)]
+        return best if sizes[0] == sizes[1] else latest
+    return best
 
 
 def command(config: Config, folder: RunFolder) -> str:

@@ -21,7 +21,7 @@ from honeclip.embedding.embed import embed
 from honeclip.embedding.features import Features as Caches
 from honeclip.losses.near_misses import near_misses
 from honeclip.losses.targets import Targets
-from honeclip.training import setup
+from honeclip.training import frozen, setup
 from honeclip.training.aims import Aims
 from honeclip.training.loop import Learner, Mined
 from honeclip.training.setup import Prepared
@@ -62,7 +62,7 @@ def from_tensors(mined: Mined, stored: dict[str, Tensor]) -> None:
 
 def _mine(found: Prepared, learner: Learner, stage: Stage, k: int) -> NDArray[np.int64]:
     """(rows, k) near misses by the model as it is; -1 where a picture can no longer be read."""
-    known = setup.caches(found, stage.frozen) if stage.frozen else Caches()
+    known = frozen.caches(found, stage.frozen) if stage.frozen else Caches()
     embedded = embed(found.clip, found.train, features=known)
     rows = embedded.rows
     targets = _partners(learner.aims, found.train, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,18 +46,25 @@ def build(
     head_rate = (HEAD_RATE if fast_heads else BODY_RATE) if train.lr == "auto" else train.lr
     body_rate, lora_rate = (BODY_RATE, LORA_RATE) if train.lr == "auto" else (train.lr, train.lr)
     shares = _layer_shares(clip, train.layer_decay) if train.layer_decay < 1 else {}
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named_learning(clip):
         is_head = id(parameter) in heads or name in ("logit_scale", "logit_bias")
-        decay = train.weight_decay if _decays(name, parameter) else 0.0
+        decays = _decays(name, parameter)
         rate = head_rate if is_head else lora_rate if is_adapter(name) else body_rate
-        groups.setdefault((rate * shares.get(id(parameter), 1.0), decay, is_head), []).append(parameter)
+        groups.setdefault((rate * shares.get(id(parameter), 1.0), decays, is_head), []).append(parameter)
     if balance is not None:
-        groups[(BALANCE_RATE, 0.0, False)] = [*groups.get((BALANCE_RATE, 0.0, False), []), *balance.values()]
+        groups[(BALANCE_RATE, False, False)] = [*groups.get((BALANCE_RATE, False, False), []), *balance.values()]
     return torch.optim.AdamW(
         [
-            {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "head": head}
-            for (rate, decay, head), members in groups.items()
+            {
+                "params": members,
+                "lr": rate,
+                "peak_lr": rate,
+                "weight_decay": train.weight_decay if decays else 0.0,
+                "decays": decays,
+                "head": head,
+            }
+            for (rate, decays, head), members in groups.items()
         ],
         betas=BETAS,
         eps=EPSILON,
@@ -94,6 +101,43 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float, heads: float = 1.0
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor * (heads if group["head"] else 1.0)
     return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def set_decay(optimizer: torch.optim.Optimizer, decay: float) -> None:
+    """Sets the weight decay of every group that decays at all."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = decay if group["decays"] else 0.0
+
+
+def swap(
+    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, moment: Callable[[Tensor], Tensor] | None
+) -> None:
+    """Puts a parameter of another shape into an old one's place; an optimizer without the old one stays as it is.
+
+    Args:
+        optimizer: Adam or a relative, changed in place.
+        old: the parameter that it held.
+        new: the one that it holds from now on.
+        moment: from a moment of the old shape to one of the new shape; None lets Adam begin anew for this parameter, its
+            step count included, so that its bias correction holds.
+    """
+    for group in optimizer.param_groups:
+        group["params"] = [new if one is old else one for one in group["params"]]
+    state = optimizer.state.pop(old, None)
+    if not state:
+        return
+    optimizer.state[new] = {
+        key: _moved(value, old, new, moment) if isinstance(value, Tensor) else value for key, value in state.items()
+    }
+    if moment is not None:
+        # bicubic weights are negative in places, and of a mean of squares a root is taken
+        optimizer.state[new]["exp_avg_sq"].clamp_(min=0)
+
+
+def _moved(value: Tensor, old: nn.Parameter, new: nn.Parameter, moment: Callable[[Tensor], Tensor] | None) -> Tensor:
+    if moment is None:
+        return torch.zeros_like(value) if value.shape != old.shape else torch.zeros_like(new)
+    return value if value.shape != old.shape else moment(value).to(new)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:

@@ -193,7 +193,8 @@ def _key(subject: Subject, levers: Levers) -> str:
         (type(feed).__name__, feed.features_NF is None, tuple(one.shape), one.dtype)
         for feed, one in zip(subject.feeds, subject.inputs, strict=True)
     ]
-    training = [module.training for module in model.modules()]
+    # the share that a patch dropout leaves out does not stand in its words
+    training = [(module.training, getattr(module, "prob", None)) for module in model.modules()]
     backend = subject.device.backend
     words = repr((repr(model), parameters, towers, training, subject.precision, backend, levers))
     return hashlib.sha256(words.encode()).hexdigest()

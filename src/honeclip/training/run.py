@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
-from honeclip.checkpoint.save import LATEST, RunState, named, save, tidy
-from honeclip.device.memory import PeakMeter
-from honeclip.embedding.features import Features as Caches
-from honeclip.errors import Interrupted, NonFiniteError
+from honeclip.checkpoint.save import RunState, tidy
 from honeclip.model import heads
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
-from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
-from honeclip.training import mining, planning, setup, stages
-from honeclip.training.asked import Asked
-from honeclip.training.feeds import Features
+from honeclip.training import planning, resolution, setup, stages
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
-from honeclip.training.loop import Learner, Step, train
+from honeclip.training.frozen import Known
+from honeclip.training.loop import Learner
+from honeclip.training.session import Session
 from honeclip.training.setup import Prepared, Say
 from honeclip.training.signals import Stop, stopping
-from honeclip.training.stages import Stage
-from honeclip.training.state import Position, capture, restore, stored_plan
-from honeclip.training.validation import judge, measure
-
-SAVE_SHARE_S = 60.0
-"""A `checkpoint.every` that is a share of the run saves not oftener than this many seconds."""
+from honeclip.training.state import Position, restore, stored_size
 
 
 @dataclass(frozen=True)
@@ -141,25 +132,30 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     before = setup.score_before(prepared, folder, progress)
     # 2. features of bodies that are frozen for a while or for good
     frozen = stages.frozen_towers(clip, config.model.freeze)
-    known = setup.train_features(prepared, stages.ever_frozen(clip, config.model.freeze), progress)
-    caches = setup.caches(prepared, frozen)
+    known = Known(progress)
+    known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = length(prepared, learner, known, state)
-    table = stages.table(clip, config.model.freeze, total, prepared.sizes, state.json["phase"] if state else 0)
-    factor = stages.rate(table, config.train, total, prepared.steps_per_epoch, seconds)
-    learner = replace(learner, factor=factor, steps=total)
+    schedule = partial(setup.table, prepared, total, seconds, state.json["phase"] if state else 0)
+    learner = replace(learner, steps=total)
+    table = schedule()
+    for stage in table if state is None and prepared.resolutions else ():
+        # a size that does not fit the memory, or the loss, comes out now and not after hours; plans are measured once
+        setup.enter(prepared, learner, stage, known, None)
+    if first := table[0].resolution:
+        size_px = stored_size(state) if state else first.size_px
+        resolution.to_size(clip, learner.optimizer, size_px, prepared.origin)
     # 4. the steps
     with closing(EventLog(folder.events_file)) as log:
         log.truncate(state.events_offset if state else 0)
         position = restore(state, learner, total) if state else Position(0, total)
-        session = _Session(
+        session = Session(
             folder,
             prepared,
             known,
-            caches,
             prepared.asked("val"),
-            table,
+            schedule,
             log,
             stop,
             say,
@@ -187,7 +183,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     return run
 
 
-def length(prepared: Prepared, learner: Learner, known: Features, state: RunState | None) -> tuple[int, float | None]:
+def length(prepared: Prepared, learner: Learner, known: Known, state: RunState | None) -> tuple[int, float | None]:
     """Steps of the run, and seconds a step where a duration is in minutes.
 
     A run that goes on with the same `train.length` keeps its number of steps, however long a step takes today.
@@ -196,9 +192,7 @@ def length(prepared: Prepared, learner: Learner, known: Features, state: RunStat
     frozen = stages.frozen_towers(prepared.clip, config.model.freeze)
     seconds = None
     if setup.needs_timing(config):
-        last = Stage(0, 1, frozen, batch=prepared.sizes[-1][1])
-        timed = setup.enter(prepared, learner, last, known, None)
-        seconds = setup.seconds_per_step(prepared, timed, last)
+        seconds = setup.mean_seconds(prepared, learner, frozen, known)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
     alone = frozen == stages.TOWERS or heads.takes_fresh_heads(prepared.clip)
@@ -207,169 +201,3 @@ def length(prepared: Prepared, learner: Learner, known: Features, state: RunStat
         # the heads have all the steps that they would have alone, and the towers' come on top
         total = math.ceil(total / stages.HEADS_FIRST)
     return total, seconds
-
-
-@dataclass(frozen=True)
-class _Session:
-    """What stays the same while a run goes on."""
-
-    folder: RunFolder
-    prepared: Prepared
-    known: Features
-    caches: Caches
-    val: Asked
-    table: tuple[Stage, ...]
-    log: EventLog
-    stop: Stop
-    say: Say
-    progress: Progress
-    seconds: float | None
-
-    def every(self, duration: str | int, total: int) -> int:
-        """A duration of the config in steps."""
-        return to_steps(parse(duration), self.prepared.steps_per_epoch, total, self.seconds)
-
-    def first_score(self, learner: Learner, position: Position) -> Position:
-        """The score on val before the first step, where the run looks at val at all."""
-        every = self.every(self.prepared.config.evaluate.every, position.total_steps)
-        if not len(self.val.pairs) or not 0 < every <= position.total_steps:
-            return position
-        found = measure(learner.clip, self.val, self.caches)
-        self.log.append("evaluation", step=0, split="val", score=found.value, words=found.words, metrics=found.metrics)
-        return replace(position, start_score=found.value)
-
-    def train(self, learner: Learner, position: Position, state: RunState | None) -> Position:
-        """Every step that is left, stage by stage."""
-        for stage in self.table:
-            if position.step >= stage.stop or self._gives_up(position):
-                continue
-            plan = stored_plan(state, stage.start, self.prepared.config.memory) if state else None
-            learner = setup.enter(self.prepared, learner, stage, self.known, plan)
-            folders.begun(self.folder)
-            self.say(f"steps {position.step + 1} to {stage.stop}: {learner.plan.reason}")
-            position, go_on = self._stage(learner, position, stage)
-            if not go_on:
-                break
-        self.stop.waits = False
-        self._leave_if_asked(position)
-        return position
-
-    def _stage(self, learner: Learner, position: Position, stage: Stage) -> tuple[Position, bool]:
-        """The steps of one stage; False at the end where the run is to end early."""
-        config = self.prepared.config
-        evaluate_every = self.every(config.evaluate.every, position.total_steps)
-        save_every = self.every(config.checkpoint.every, position.total_steps)
-        save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
-        looks = len(self.val.pairs) > 0 and 0 < evaluate_every <= position.total_steps
-        batches = mining.batches(self.prepared, learner, stage, position.step)
-        saved = time.monotonic()
-        self.stop.waits = True
-        with PeakMeter(self.prepared.device) as meter:
-            started = time.perf_counter()
-            for step in train(learner, batches, self._last_good):
-                seconds = time.perf_counter() - started
-                learner = replace(learner, plan=step.plan)
-                position = self._stepped(learner, step, position, seconds, meter)
-                last = step.number == position.total_steps
-                best = False
-                if looks and (step.number % evaluate_every == 0 or last):
-                    position, best = self._evaluated(learner, position)
-                end = last or self._gives_up(position)
-                due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
-                if due or best or end or self.stop.wanted:
-                    position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
-                    phase, _ = stages.phase(self.table, stage)
-                    kept = capture(learner, position, self.log.offset, stage.start, phase)
-                    save(
-                        self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best
-                    )
-                    saved = time.monotonic()
-                self._leave_if_asked(position)
-                if end and not last:
-                    self.say(f"ended after step {step.number}: {position.worse} evaluations without a better score")
-                    return position, False
-                started = time.perf_counter()
-        return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), True
-
-    def _leave_if_asked(self, position: Position) -> None:
-        """Ends the process where a signal asked for it; the position was saved."""
-        if self.stop.wanted:
-            raise Interrupted(self.stop.wanted, f"stopped and saved after step {position.step}; go on with --resume")
-
-    def _stepped(self, learner: Learner, step: Step, position: Position, seconds: float, meter: PeakMeter) -> Position:
-        """Writes down one step."""
-        position = replace(
-            position, step=step.number, elapsed_s=position.elapsed_s + seconds, samples=position.samples + step.pairs
-        )
-        held = meter.now_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
-        speed = step.pairs / seconds
-        result = step.result
-        self.log.append(
-            "step",
-            step=step.number,
-            loss=result.loss,
-            lr=step.lr,
-            logit_scale=float(learner.clip.logit_scale.detach().exp()),
-            samples_per_second=speed,
-            micro_batch=result.micro_batch,
-            kept=result.kept,
-            retries=result.retries,
-            memory_bytes=held,
-            grad_norm=step.grad_norm,
-            skipped=step.skipped,
-            parts=result.parts,
-            seconds=result.seconds,
-        )
-        if step.change:
-            plan = step.plan
-            self.log.append(
-                "memory",
-                step=step.number,
-                reason=step.change,
-                micro_batch=plan.micro_batch[0],
-                kept=plan.keep[0],
-                recompute=plan.recompute,
-                attention_slice=plan.attention_slice,
-            )
-            self.say(f"after step {step.number}: {step.change}")
-        for lost in step.lost:
-            self.log.append("lost_image", step=step.number, reason=lost)
-            self.say(f"step {step.number} went on without an image: {lost}")
-        self.progress.step(
-            step.number, position.total_steps, loss=result.loss, samples_per_second=speed, memory_bytes=held
-        )
-        return position
-
-    def _evaluated(self, learner: Learner, position: Position) -> tuple[Position, bool]:
-        try:
-            found = measure(learner.clip, self.val, self.caches)
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
-                "train.precision=fp32"
-            ) from None
-        if self.prepared.device.backend != "cpu":
-            self.prepared.device.empty_cache()  # the shapes of an evaluation do not come again (docs/mps.md, rule 18)
-        position, best, said = judge(position, found)
-        self.log.append(
-            "evaluation",
-            step=position.step,
-            split="val",
-            score=found.value,
-            words=found.words,
-            best=best,
-            metrics=found.metrics,
-        )
-        if said:
-            self.say(said)
-        return position, best
-
-    def _gives_up(self, position: Position) -> bool:
-        patience = self.prepared.config.train.patience
-        return bool(patience) and position.worse >= patience
-
-    def _peak(self, meter: PeakMeter) -> int:
-        return meter.peak_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
-
-    def _last_good(self) -> str:
-        return named(self.folder.checkpoints, LATEST) or "none yet"

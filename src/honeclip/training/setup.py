@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from honeclip.config import Config, Loss
+from honeclip.config import Config
 from honeclip.data import loader, pairs
 from honeclip.data.loader import Batch
 from honeclip.data.order import Draw, by_length, order
@@ -25,25 +22,25 @@ from honeclip.device.memory import budget
 from honeclip.device.precision import Precision
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
-from honeclip.embedding import features
-from honeclip.embedding.features import Features as Caches
 from honeclip.errors import ConfigError, DataError
 from honeclip.evaluation.evaluate import all_labels, data_name
 from honeclip.evaluation.report import Report
 from honeclip.model import adapt, heads, resize, selfcheck
-from honeclip.model.clip import Clip, measuring
+from honeclip.model.clip import Clip
 from honeclip.model.load import load
+from honeclip.model.resize import Origin
 from honeclip.monitoring.terminal import Progress
-from honeclip.schedule import parse
+from honeclip.schedule import parse, to_steps
+from honeclip.sizes import SizeStage
 from honeclip.stepping.cost import ROWS
 from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
-from honeclip.training import objective, optimizer, planning, stages
-from honeclip.training.aims import Aims, hard_captions
+from honeclip.training import frozen, objective, optimizer, planning, resolution, stages
 from honeclip.training.aims import aims as training_aims
 from honeclip.training.asked import Asked
-from honeclip.training.feeds import Features, ImageFeed, TextFeed
+from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.folder import RunFolder
+from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
 from honeclip.training.planning import Subject
 from honeclip.training.stages import Stage
@@ -52,6 +49,9 @@ Say = Callable[[str], None]
 
 TIMED_STEPS = 2
 """Steps that are timed for a length in minutes, after one that warms up."""
+
+PROBE_STEPS = 1000
+"""Stands for a run's length while that is being worked out."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,12 @@ class Prepared:
         train: those to learn from.
         domain: of templates, augmentation and the selection score.
         labels: the distinct labels of the data.
-        clip: the model as it begins, at the run's size and context length.
+        clip: the model as it begins, at the run's last size and its context length.
         sizes: (share of the run, effective batch from there on): as asked for, each at most the rows.
         imports_bytes: what the process held before anything was loaded.
         begins_tuned: whether the model was fine-tuned by honeclip before.
+        origin: position tables of the model as it was loaded.
+        resolutions: sizes of the images over the run, each one that the tower takes; none for a run of one size.
     """
 
     config: Config
@@ -83,6 +85,8 @@ class Prepared:
     sizes: tuple[tuple[float, int], ...]
     imports_bytes: int
     begins_tuned: bool
+    origin: Origin
+    resolutions: tuple[SizeStage, ...] = ()
 
     def asked(self, split: str) -> Asked:
         """What the model is measured on, for val and test."""
@@ -126,8 +130,9 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     clip = load(config.model.source, where)
     if config.model.context_length != "native":
         resize.set_context_length(clip, config.model.context_length)
-    if config.resolution.stages != "native":
-        resize.resize(clip, config.resolution.stages)
+    origin = resize.origin(clip)
+    image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
+    resolutions = resolution.take(clip, config, origin, image_frozen, say)
     clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill)
     everything = pairs.load(
         config.data.path,
@@ -160,6 +165,8 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         sizes=tuple((share, min(size, len(train))) for share, size in sizes),
         imports_bytes=imports_bytes,
         begins_tuned=clip.domain is not None,
+        origin=origin,
+        resolutions=resolutions,
     )
     _introduce(found, say)
     return found
@@ -201,6 +208,11 @@ def _introduce(found: Prepared, say: Say) -> None:
         say(f"the batch of {largest} is lowered to the {len(found.train)} rows of the train split")
     if clip.preprocess.tokenizer is not None and (cut := clip.preprocess.note_of_cuts(everything.captions)):
         say(f"note: {cut}")
+    if found.resolutions:
+        seen = ", ".join(f"{one.size}" for one in found.resolutions)
+        say(
+            f"images are seen at {seen} px; the model came with {found.origin.size_px} px and is handed over with the last"
+        )
     if found.begins_unaligned:
         say(
             f"{config.model.source} begins unaligned: its two towers have never met, so scores start at chance. With a "
@@ -219,89 +231,27 @@ def score_before(found: Prepared, folder: RunFolder, progress: Progress) -> Repo
     asked = found.asked("test")
     if not len(asked.pairs):
         return None
-    known = caches(found, stages.frozen_towers(found.clip, found.config.model.freeze))
+    known = frozen.caches(found, stages.frozen_towers(found.clip, found.config.model.freeze))
     report = asked.report(found.clip, known, progress=progress.counter("scoring the start"))
     folders.write_json(folder.before_file, report.to_json())
     return report
 
 
-def caches(found: Prepared, frozen: frozenset[str]) -> Caches:
-    """The names of the feature caches of the bodies that are frozen."""
-    return features.caches(found.clip, image="image" in frozen, text="text" in frozen)
-
-
-def train_features(found: Prepared, towers: frozenset[str], progress: Progress) -> Features:
-    """Features of the given towers' bodies for the train split, from disk or computed once."""
-    known = caches(found, towers)
-    image_NF = text_NF = None
-    if known.image:
-        counter = progress.counter("image features")
-        image_NF = features.image_features(found.clip, found.train, cache=known.image, progress=counter)
-    if known.text:
-        counter = progress.counter("text features")
-        text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
-    return Features(image_NF, text_NF, *_further_features(found, known, progress))
-
-
-def _further_features(found: Prepared, known: Caches, progress: Progress) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Features of the images at the further scales of the loss, and of the hard captions."""
-    clip, loss = found.clip, found.config.loss
-    scales: list[Tensor] = []
-    for size_px in smaller_sizes(clip, loss.scales) if known.image else ():
-        smaller = replace(clip, preprocess=clip.preprocess.with_size(size_px))
-        scales.append(
-            features.image_features(smaller, found.train, progress=progress.counter(f"features at {size_px} px"))
-        )
-    if not (known.text and loss.hard_captions):
-        return tuple(scales), None
-    hard = hard_captions(found.train, found.domain, found.config.data.domain)
-    counter = progress.counter("features of hard captions")
-    return tuple(scales), features.text_features(clip, hard.texts, cache=known.text, progress=counter)
-
-
-def further_feeds(clip: Clip, loss: Loss, aims: Aims, dtype: torch.dtype) -> tuple[ImageFeed | TextFeed, ...]:
-    """What the loss wants through the towers beside images and captions; nothing of it from features yet."""
-    images = [ImageFeed(clip, None, dtype, size_px) for size_px in smaller_sizes(clip, loss.scales)]
-    texts = [] if aims.hard is None else [TextFeed(clip, None, dtype, clip.preprocess.texts(list(aims.hard.texts)))]
-    return (*images, *texts)
-
-
-def smaller_sizes(clip: Clip, scales: Sequence[float]) -> list[int]:
-    """Side in pixels of the images at each further scale.
-
-    Raises:
-        ConfigError: the image tower takes images of one size only.
-    """
-    sizes = [max(1, round(clip.preprocess.size_px * scale)) for scale in scales[1:]]
-    feed = ImageFeed(clip, None, clip.dtype)
-    for size_px in sizes:
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
-        with fake, measuring(clip):
-            probe = torch.empty(1, 3, size_px, size_px, dtype=torch.uint8)
-            try:
-                feed.forward(probe)
-            except (RuntimeError, AssertionError, ValueError) as error:
-                raise ConfigError(
-                    f"loss.scales: the image tower of {clip.source} takes no images of {size_px} px beside its own "
-                    f"{clip.preprocess.size_px} px ({error}); starter takes any size"
-                ) from None
-    return sizes
-
-
-def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
+def build(found: Prepared, freeze: frozenset[str], known: Known) -> Learner:
     """Model with its heads and adapters, optimizer and scaler, before any stage was entered.
 
     Args:
         found: what was prepared.
         freeze: bodies that never learn.
-        known: features of the train split; both towers' where the model takes fresh heads.
+        known: where features of the train split are kept; fresh heads ask for those of both towers.
     """
     clip, config = found.clip, found.config
     aims = training_aims(clip, found.train, found.domain, config.data.domain, config.loss)
     if heads.takes_fresh_heads(clip):
-        assert known.image_NF is not None
-        assert known.text_NF is not None
-        heads.install(clip, known.image_NF, known.text_NF, config.train.seed)
+        both = known.of(found, stages.TOWERS)
+        assert both.image_NF is not None
+        assert both.text_NF is not None
+        heads.install(clip, both.image_NF, both.text_NF, config.train.seed)
     clip.domain = domains.to_mapping(found.domain)
     clip.model.to(precision.weight_dtype(found.precision.name))
     objective.prepare(clip, config.loss)
@@ -311,6 +261,8 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         adapt.keep_last(clip, config.model.last_blocks, freeze)
     if config.model.lora_rank:
         adapt.add_lora(clip, config.model.lora_rank, config.train.seed)
+    learning = frozenset(name for name, _ in optimizer.named_learning(clip))
+    resolution.check_tables(clip, found.resolutions, learning)
     dtype = precision.weight_dtype(found.precision.name)
     balance = objective.balance(config.loss, clip.logit_scale)
     return Learner(
@@ -326,34 +278,65 @@ def build(found: Prepared, freeze: frozenset[str], known: Features) -> Learner:
         lengths=None if "text" in freeze else caption_lengths(clip, found.train),
         aims=aims,
         balance=balance,
-        more=further_feeds(clip, config.loss, aims, dtype),
+        more=frozen.further_feeds(clip, config.loss, aims, dtype),
     )
 
 
-def enter(found: Prepared, learner: Learner, stage: Stage, known: Features, plan: Plan | None) -> Learner:
+def enter(found: Prepared, learner: Learner, stage: Stage, known: Known, plan: Plan | None) -> Learner:
     """The learner for one stage: what learns in it, what goes through the towers, how it is cut.
 
     Args:
         found: what was prepared.
         learner: as the stage before left it.
         stage: the one that begins or goes on.
-        known: features of the train split of every body that is ever frozen.
+        known: where features of bodies that are frozen in it are kept.
         plan: the stored one of a resumed run; None makes one from counted bytes.
     """
+    clip = learner.clip
+    if stage.resolution is not None:
+        resolution.enter(clip, learner.optimizer, stage.resolution, found.config.train.weight_decay, found.origin)
     # the optimizer holds everything that ever learns
     held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
-    ever = frozenset(name for name, one in learner.clip.model.named_parameters() if id(one) in held)
-    stages.enter(learner.clip, stage, ever)
-    scales = known.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
-    hard = (known.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions
+    ever = frozenset(name for name, one in clip.model.named_parameters() if id(one) in held)
+    stages.enter(clip, stage, ever)
+    have = known.of(found, stage.frozen)
+    scales = have.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
+    hard = (have.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions
+    further = frozen.further_feeds(clip, found.config.loss, learner.aims, learner.image_feed.dtype)
     learner = replace(
         learner,
-        more=tuple(replace(feed, features_NF=one) for feed, one in zip(learner.more, (*scales, *hard), strict=True)),
-        image_feed=replace(learner.image_feed, features_NF=known.image_NF if "image" in stage.frozen else None),
-        text_feed=replace(learner.text_feed, features_NF=known.text_NF if "text" in stage.frozen else None),
+        more=tuple(replace(feed, features_NF=one) for feed, one in zip(further, (*scales, *hard), strict=True)),
+        image_feed=replace(learner.image_feed, features_NF=have.image_NF if "image" in stage.frozen else None),
+        text_feed=replace(learner.text_feed, features_NF=have.text_NF if "text" in stage.frozen else None),
         heads=stage.heads,
     )
     return replace(learner, plan=plan or _plan(found, learner, stage))
+
+
+def table(
+    found: Prepared,
+    total_steps: int,
+    seconds: float | None,
+    entered: int = 0,
+    begun: Sequence[int] = (),
+    now: int = 0,
+) -> tuple[Stage, ...]:
+    """The stages of a run.
+
+    Args:
+        found: what was prepared.
+        total_steps: of the run.
+        seconds: a step, for durations in minutes.
+        entered: see `stages.table`.
+        begun: first steps of the sizes that the run has entered.
+        now: steps done.
+    """
+
+    def steps(duration: str | int) -> int:
+        return to_steps(parse(duration), found.steps_per_epoch, total_steps, seconds)
+
+    sizes = resolution.resolve(found.resolutions, total_steps, steps, begun, now)
+    return stages.table(found.clip, found.config.model.freeze, total_steps, found.sizes, entered, sizes)
 
 
 def batches(
@@ -368,7 +351,7 @@ def batches(
         config.train.seed,
         start,
         size_px=found.clip.preprocess.size_px,
-        strength=1.0,
+        strength=stage.resolution.strength if stage.resolution else 1.0,
         stretch=stage.stretch,
         since=stage.since,
         neighbours=neighbours,
@@ -407,9 +390,25 @@ def seconds_per_step(found: Prepared, learner: Learner, stage: Stage) -> float:
     return min(timed[1:])
 
 
+def mean_seconds(found: Prepared, learner: Learner, frozen: frozenset[str], known: Known) -> float:
+    """Seconds of a step with the largest batch, averaged over the sizes of the images as the run will have them."""
+    last = Stage(0, 1, frozen, batch=found.sizes[-1][1])
+    sizes = resolution.resolve(found.resolutions, PROBE_STEPS, lambda duration: 0)
+    if not sizes:
+        return seconds_per_step(found, enter(found, learner, last, known, None), last)
+    ends = [one.start for one in sizes[1:]] + [PROBE_STEPS]
+    total = 0.0
+    for size, end in zip(sizes, ends, strict=True):
+        stage = replace(last, resolution=size)
+        total += (end - size.start) * seconds_per_step(found, enter(found, learner, stage, known, None), stage)
+    return total / PROBE_STEPS
+
+
 def needs_timing(config: Config) -> bool:
     """Whether a duration of the config is in minutes."""
-    given = (config.train.length, config.evaluate.every, config.checkpoint.every, config.train.warmup)
+    given = [config.train.length, config.evaluate.every, config.checkpoint.every, config.train.warmup]
+    if isinstance(config.resolution.stages, tuple):
+        given += [one for row in config.resolution.stages for one in (row.warmup, row.table_first)]
     return any(parse(one).unit == "minutes" for one in given if one != "auto")
 
 

@@ -1,9 +1,10 @@
-"""The stages of a run: which tower bodies learn from which step on, with what batch, and how the learning rate moves.
+"""The stages of a run: which tower bodies learn from which step on, with what batch, on images of what size, and how the
+learning rate moves.
 
 A table has one row; two where fresh heads learn before whole towers do (LP-FT: Kumar et al. 2022, arXiv 2202.10054:
 features are distorted when everything learns under heads that still point anywhere); and one more for each time that the
-effective batch grows. Where it grows, rates grow with its square root (Malladi et al. 2022, arXiv 2205.10287: the rule for
-Adam and its relatives); warm-up and decay go on as they would have.
+effective batch grows or the images change their size. Where the batch grows, rates grow with its square root (Malladi et
+al. 2022, arXiv 2205.10287: the rule for Adam and its relatives); warm-up and decay go on over both as they would have.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 
 from honeclip import schedule
 from honeclip.config import Train
+from honeclip.model import resize
 from honeclip.model.clip import Clip
 from honeclip.model.heads import takes_fresh_heads
 from honeclip.model.towers import image_tower, text_tower
+from honeclip.training.resolution import Resolution
 
 TOWERS = frozenset({"image", "text"})
 
@@ -41,6 +44,8 @@ class Stage:
         batch: the effective batch; 0 where none is drawn.
         stretch: number of the stretch of steps with this batch.
         since: first step of that stretch, which may have begun in the stage before.
+        resolution: how images are seen; None for a run of one size.
+        table_alone: whether of the image body only the position table learns.
     """
 
     start: int
@@ -50,6 +55,13 @@ class Stage:
     batch: int = 0
     stretch: int = 0
     since: int = 0
+    resolution: Resolution | None = None
+    table_alone: bool = False
+
+    @property
+    def size_px(self) -> int:
+        """Side of the images; 0 for a run of one size."""
+        return self.resolution.size_px if self.resolution else 0
 
 
 def frozen_towers(clip: Clip, freeze: str) -> frozenset[str]:
@@ -65,7 +77,12 @@ def ever_frozen(clip: Clip, freeze: str) -> frozenset[str]:
 
 
 def table(
-    clip: Clip, freeze: str, total_steps: int, batches: Sequence[tuple[float, int]] = ((0.0, 0),), entered: int = 0
+    clip: Clip,
+    freeze: str,
+    total_steps: int,
+    batches: Sequence[tuple[float, int]] = ((0.0, 0),),
+    entered: int = 0,
+    resolutions: Sequence[Resolution] = (),
 ) -> tuple[Stage, ...]:
     """The stages of a run, in order, without gaps.
 
@@ -76,6 +93,7 @@ def table(
         batches: (share of the run, effective batch from there on), rising from 0.
         entered: first step from which the towers of a resumed run have learned; 0 where they have not. They are never
             frozen again, however much longer the run is now: their features on disk are those of the towers as they began.
+        resolutions: sizes of the images, in order; none for a run of one size.
     """
     frozen = frozen_towers(clip, freeze)
     first = entered or round(total_steps * HEADS_FIRST)
@@ -84,18 +102,26 @@ def table(
         phases = [(0, TOWERS, 1.0), (first, frozen, SETTLED_HEADS)]
     # a run of few steps may have none for a stretch: the last one that begins at a step is the one that counts
     stretches = {round(share * total_steps): (number, size) for number, (share, size) in enumerate(batches)}
-    starts = sorted({0, *(start for start, *_ in phases), *(one for one in stretches if one < total_steps)})
+    sizes: dict[int, tuple[Resolution | None, bool]] = {0: (None, False)}
+    for one in resolutions:
+        sizes = {start: row for start, row in sizes.items() if start < one.start or not start}
+        sizes[one.start] = (one, one.table_first > 0)
+        if one.table_first:
+            sizes[one.start + one.table_first] = (one, False)
+    changes = (one for one in (*stretches, *sizes) if one < total_steps)
+    starts = sorted({0, *(start for start, *_ in phases), *changes})
     found = []
     for start, stop in zip(starts, [*starts[1:], total_steps], strict=True):
         _, still, heads = max(one for one in phases if one[0] <= start)
         since = max(one for one in stretches if one <= start)
         number, size = stretches[since]
-        found.append(Stage(start, stop, still, heads, size, number, since))
+        resolution, alone = sizes[max(one for one in sizes if one <= start)]
+        found.append(Stage(start, stop, still, heads, size, number, since, resolution, alone))
     return tuple(found)
 
 
 def phase(stages: Sequence[Stage], stage: Stage) -> tuple[int, int]:
-    """First step, and the step after the last one, of the stages in a row that differ from this one only in their batch."""
+    """First step, and the step after the last one, of the stages in a row that differ from this one only in batch and size."""
     same = [one for one in stages if (one.frozen, one.heads) == (stage.frozen, stage.heads)]
     return same[0].start, same[-1].stop
 
@@ -115,6 +141,9 @@ def enter(clip: Clip, stage: Stage, learning: frozenset[str]) -> None:
     """
     own = {tower.name: {id(one) for one in tower.parameters_body()} for tower in (image_tower(clip), text_tower(clip))}
     still = set().union(*(own[name] for name in stage.frozen))
+    if stage.table_alone and "image" not in stage.frozen:
+        tables = {id(one) for name, one in clip.model.named_parameters() if name in resize.tables(clip)}
+        still |= own["image"] - tables
     for name, parameter in clip.model.named_parameters():
         parameter.requires_grad_(name in learning and id(parameter) not in still)
 
@@ -122,8 +151,8 @@ def enter(clip: Clip, stage: Stage, learning: frozenset[str]) -> None:
 def rate(
     stages: tuple[Stage, ...], train: Train, total_steps: int, steps_per_epoch: float, seconds: float | None
 ) -> Callable[[int], float]:
-    """The factor on each group's peak rate at a 0-based step: warm-up and decay within each phase, and the square root
-    of what the batch has grown by.
+    """The factor on each group's peak rate at a 0-based step: warm-up and decay within each phase, the square root of what
+    the batch has grown by, and what the size of the images asks for.
 
     Args:
         stages: of the run.
@@ -145,6 +174,7 @@ def rate(
         stage = at(stages, step)
         start, _ = phase(stages, stage)
         grown = math.sqrt(stage.batch / stages[0].batch) if stages[0].batch else 1.0
-        return grown * factors[start](step - start)
+        seen = stage.resolution.ramp(step) if stage.resolution else 1.0
+        return grown * seen * factors[start](step - start)
 
     return factor

@@ -19,6 +19,7 @@ from honeclip.stepping.plan import Plan
 from honeclip.training import mining
 from honeclip.training.loop import Learner
 from honeclip.training.optimizer import load_state_tensors, state_tensors
+from honeclip.training.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Position:
     samples: int = 0
 
 
-def capture(learner: Learner, position: Position, events_offset: int, stage: int, phase: int) -> RunState:
+def capture(learner: Learner, position: Position, events_offset: int, stage: Stage, phase: int) -> RunState:
     """The run as tensors and JSON. The tensors are the live ones: write them before the next step.
 
     Args:
         learner: model, optimizer and plan as they are now.
         position: where the run stands.
         events_offset: bytes of events.jsonl that belong to it.
-        stage: the first step of the stage that the plan is for.
+        stage: the one that the plan is for.
         phase: the first step from which the same towers learn as now.
     """
     clip = learner.clip
@@ -77,7 +78,8 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: int
             "worse": position.worse,
             "peak_bytes": position.peak_bytes,
             "samples": position.samples,
-            "stage": stage,
+            "stage": stage.start,
+            "sizes": list(stage.resolution.starts) if stage.resolution else [],
             "phase": phase,
             "length": learner.config.train.length,
             "memory": learner.config.memory.model_dump(),
@@ -122,6 +124,16 @@ def _parameters(learner: Learner) -> dict[str, nn.Parameter]:
     """By name: the model's, and what the loss learns of its own."""
     own = {} if learner.balance is None else {f"balance.{name}": one for name, one in learner.balance.items()}
     return {**dict(learner.clip.model.named_parameters()), **own}
+
+
+def sizes_begun(state: RunState | None) -> tuple[int, ...]:
+    """First step of each size of the images that the run has entered; none before the first step, or for one size."""
+    return tuple(state.json.get("sizes", ())) if state else ()
+
+
+def stored_size(state: RunState) -> int:
+    """Side in pixels of the images that the checkpoint's model takes."""
+    return int(state.json["clip"]["preprocess"]["size_px"])
 
 
 def stored_plan(state: RunState, stage: int, memory: Memory) -> Plan | None:

@@ -29,8 +29,8 @@ from honeclip.stepping.step import cached_step
 from honeclip.training import objective as objectives
 from honeclip.training.aims import Aims, aims
 from honeclip.training.feeds import ImageFeed, TextFeed
+from honeclip.training.frozen import further_feeds
 from honeclip.training.objective import objective, prepare
-from honeclip.training.setup import further_feeds
 
 LARGEST_FLOAT64 = 1e-9
 FLOAT32_FACTOR, FLOAT32_SLACK = 2.0, 1e-7

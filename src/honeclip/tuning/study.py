@@ -31,6 +31,7 @@ from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder as folders
 from honeclip.training import setup
 from honeclip.training.attempt import Bench, attempt
+from honeclip.training.frozen import Known
 from honeclip.training.signals import stopping
 from honeclip.tuning.space import Overrides, Space, suggest
 
@@ -161,7 +162,7 @@ def tune(
         with locked(folder):
             study = _study(folder, storage, PRUNERS[pruner](), config.train.seed)
             _same_config(study, config, storage or str(folder))
-            bench = Bench(prepared, progress)
+            bench = Bench(prepared, Known(progress))
             space = Space(fixed, bool(prepared.labels), takes_fresh_heads(prepared.clip))
             search = _Search(folder, study, bench, space, given)
             search.run(trials, say, alone=storage is None)

@@ -1,0 +1,115 @@
+"""Features of frozen bodies in a run, and what the loss wants through the towers beside images and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from honeclip.config import Loss
+from honeclip.embedding import features
+from honeclip.embedding.features import Features as Caches
+from honeclip.errors import ConfigError
+from honeclip.model.clip import Clip, measuring
+from honeclip.monitoring.terminal import Progress
+from honeclip.training.aims import Aims, hard_captions
+from honeclip.training.feeds import Features, ImageFeed, TextFeed
+
+if TYPE_CHECKING:
+    from honeclip.training.setup import Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Features of the train split by bodies that have not learned: of the images once a size, of the texts once.
+
+    Attributes:
+        progress: told while features are computed.
+        images: by size in pixels.
+        texts: the one entry that there can be, or none yet.
+    """
+
+    progress: Progress
+    images: dict[int, Features] = field(default_factory=dict)
+    texts: list[Features] = field(default_factory=list)
+
+    def of(self, prepared: Prepared, towers: frozenset[str]) -> Features:
+        """Features by the given towers' bodies, of images at the size that the model has now."""
+        size = prepared.clip.preprocess.size_px
+        had = {"image": size in self.images, "text": bool(self.texts)}
+        if wanted := frozenset(name for name in towers if not had[name]):
+            fresh = train_features(prepared, wanted, self.progress)
+            if "image" in wanted:
+                self.images[size] = fresh
+            if "text" in wanted:
+                self.texts.append(fresh)
+        image = self.images[size] if "image" in towers else Features()
+        text = self.texts[0] if "text" in towers else Features()
+        return Features(image.image_NF, text.text_NF, image.scales_NF, text.hard_NF)
+
+
+def caches(found: Prepared, frozen: frozenset[str]) -> Caches:
+    """The names of the feature caches of the bodies that are frozen."""
+    return features.caches(found.clip, image="image" in frozen, text="text" in frozen)
+
+
+def train_features(found: Prepared, towers: frozenset[str], progress: Progress) -> Features:
+    """Features of the given towers' bodies for the train split, from disk or computed once."""
+    known = caches(found, towers)
+    image_NF = text_NF = None
+    if known.image:
+        counter = progress.counter("image features")
+        image_NF = features.image_features(found.clip, found.train, cache=known.image, progress=counter)
+    if known.text:
+        counter = progress.counter("text features")
+        text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
+    return Features(image_NF, text_NF, *_further_features(found, known, progress))
+
+
+def _further_features(found: Prepared, known: Caches, progress: Progress) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Features of the images at the further scales of the loss, and of the hard captions."""
+    clip, loss = found.clip, found.config.loss
+    scales: list[Tensor] = []
+    for size_px in smaller_sizes(clip, loss.scales) if known.image else ():
+        smaller = replace(clip, preprocess=clip.preprocess.with_size(size_px))
+        scales.append(
+            features.image_features(smaller, found.train, progress=progress.counter(f"features at {size_px} px"))
+        )
+    if not (known.text and loss.hard_captions):
+        return tuple(scales), None
+    hard = hard_captions(found.train, found.domain, found.config.data.domain)
+    counter = progress.counter("features of hard captions")
+    return tuple(scales), features.text_features(clip, hard.texts, cache=known.text, progress=counter)
+
+
+def further_feeds(clip: Clip, loss: Loss, aims: Aims, dtype: torch.dtype) -> tuple[ImageFeed | TextFeed, ...]:
+    """What the loss wants through the towers beside images and captions; nothing of it from features yet."""
+    images = [ImageFeed(clip, None, dtype, size_px) for size_px in smaller_sizes(clip, loss.scales)]
+    texts = [] if aims.hard is None else [TextFeed(clip, None, dtype, clip.preprocess.texts(list(aims.hard.texts)))]
+    return (*images, *texts)
+
+
+def smaller_sizes(clip: Clip, scales: Sequence[float]) -> list[int]:
+    """Side in pixels of the images at each further scale.
+
+    Raises:
+        ConfigError: the image tower takes images of one size only.
+    """
+    sizes = [max(1, round(clip.preprocess.size_px * scale)) for scale in scales[1:]]
+    feed = ImageFeed(clip, None, clip.dtype)
+    for size_px in sizes:
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake, measuring(clip):
+            probe = torch.empty(1, 3, size_px, size_px, dtype=torch.uint8)
+            try:
+                feed.forward(probe)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                raise ConfigError(
+                    f"loss.scales: the image tower of {clip.source} takes no images of {size_px} px beside its own "
+                    f"{clip.preprocess.size_px} px ({error}); starter takes any size"
+                ) from None
+    return sizes
