@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from honeclip.data.pairs import ImageRef, Pairs
+from honeclip.device.resident import keeping_freed
 from honeclip.embedding.batches import ahead, content
 from honeclip.embedding.embed import Embeddings, assembled, embed_pixels
 from honeclip.embedding.features import Progress, distinct, named
@@ -18,8 +19,8 @@ from honeclip.errors import DataError
 from honeclip.model.clip import Clip
 from honeclip.preprocess import images
 
-BATCH = 16
-"""Pictures at once. Smaller than `embed`'s: every picture waits in as many forms as there are looks."""
+BATCH = 8
+"""Pictures at once. Fewer than `embed` takes: every picture waits in as many forms as there are looks."""
 
 
 def embed_looks(
@@ -59,15 +60,16 @@ def embed_looks(
     def work(ref: ImageRef) -> Sequence[Tensor]:
         return look(images.decode(content(ref)))
 
-    for numbers, looks, bad in ahead(chosen.images, work, batch_size):
-        failed.update({number: named(chosen, number, reason) for number, reason in bad.items()})
-        for place, clip in enumerate(clips if looks else ()):
-            started = time.perf_counter()
-            pixels = torch.stack([one[place] for one in looks])
-            looks_UD[place][numbers] = embed_pixels(clip, pixels)
-            seconds[place] += time.perf_counter() - started
-        done += len(numbers) + len(bad)
-        if progress:
-            progress(done, len(chosen))
+    with keeping_freed():
+        for numbers, looks, bad in ahead(chosen.images, work, batch_size):
+            failed.update({number: named(chosen, number, reason) for number, reason in bad.items()})
+            for place, clip in enumerate(clips if looks else ()):
+                started = time.perf_counter()
+                pixels = torch.stack([one[place] for one in looks])
+                looks_UD[place][numbers] = embed_pixels(clip, pixels)
+                seconds[place] += time.perf_counter() - started
+            done += len(numbers) + len(bad)
+            if progress:
+                progress(done, len(chosen))
     found = assembled(clips[0], pairs, looks_UD, failed)
     return [replace(one, seconds=took) for one, took in zip(found, seconds, strict=True)]
