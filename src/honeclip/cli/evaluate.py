@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from honeclip.evaluation.report import Report
+    from honeclip.evaluation.sizes import Sizes
 
 
 def evaluate(
@@ -97,4 +100,25 @@ def _print(report: Report) -> None:
         for row in group["rows"]:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    if report.sizes is not None:
+        _print_sizes(console, report.sizes)
+
+
+def _print_sizes(console: Console, sizes: Sizes) -> None:
+    """A row a size under the verdict; the page has the intervals and the changed pictures."""
+    from rich.table import Table
+
+    from honeclip.cli.output import show
+    from honeclip.evaluation import sizes_page
+
+    show(f"\n{sizes_page.verdict(sizes)}")
+    columns, rows = sizes_page.table(sizes)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    console.print(table)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from honeclip.evaluation import wording
+from honeclip.evaluation import sizes_page, wording
 from honeclip.evaluation.answers import Answers, Metrics, paired_difference
 from honeclip.evaluation.examples import Example
 from honeclip.evaluation.sizes import Sizes
@@ -128,6 +128,7 @@ def write(
         notes=[*notes, *(wording.UNPAIRED if before and difference is None else ())],
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),
+        sizes=sizes_page.page(after.sizes, pictures=pictures) if after.sizes else None,
         sections=sections,
         repeat=repeat or after.repeat,
         method=wording.METHOD,
