@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from honeclip.evaluation.report import Report
-    from honeclip.evaluation.sizes import Sizes
+    from honeclip.evaluation.robustness import Sizes
 
 
 def evaluate(

@@ -21,8 +21,8 @@ from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import embed
 from honeclip.embedding.features import Features, Progress
 from honeclip.errors import BadInput, DataError
+from honeclip.evaluation import robustness, zeroshot
 from honeclip.evaluation import sizes as over_sizes
-from honeclip.evaluation import zeroshot
 from honeclip.evaluation.answers import answer, metrics
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.report import Report
@@ -144,7 +144,7 @@ def score(
     found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
     compared = None
     if sized and seen:
-        compared = over_sizes.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
+        compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
         found |= compared.metrics()
     said = [*notes, *(f"Left out, for it could not be read: {failure}" for failure in embeddings.failed)]
     return Report(

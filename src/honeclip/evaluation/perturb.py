@@ -83,14 +83,14 @@ def compressed(picture: Image.Image, quality: int) -> Image.Image:
 
 
 PERTURBATIONS = (
-    Perturbation("scale", "0.5", "half the pixels a side", partial(reduced, share=0.5)),
-    Perturbation("scale", "0.25", "a quarter of the pixels a side", partial(reduced, share=0.25)),
-    Perturbation("blur", "1", "blur, 1 px of 224", partial(blurred, sigma_px=1.0)),
-    Perturbation("blur", "3", "blur, 3 px of 224", partial(blurred, sigma_px=3.0)),
-    Perturbation("crop", "0.9", "the middle, 0.9 of each side", partial(cropped, share=0.9), of_square=False),
-    Perturbation("crop", "0.7", "the middle, 0.7 of each side", partial(cropped, share=0.7), of_square=False),
-    Perturbation("compression", "50", "JPEG of quality 50", partial(compressed, quality=50)),
-    Perturbation("compression", "15", "JPEG of quality 15", partial(compressed, quality=15)),
+    Perturbation("scale", "0.5", "scale: half the pixels a side", partial(reduced, share=0.5)),
+    Perturbation("scale", "0.25", "scale: a quarter of them", partial(reduced, share=0.25)),
+    Perturbation("blur", "1", "blur: 1 px of 224", partial(blurred, sigma_px=1.0)),
+    Perturbation("blur", "3", "blur: 3 px of 224", partial(blurred, sigma_px=3.0)),
+    Perturbation("crop", "0.9", "crop: the middle 0.9 a side", partial(cropped, share=0.9), of_square=False),
+    Perturbation("crop", "0.7", "crop: the middle 0.7 a side", partial(cropped, share=0.7), of_square=False),
+    Perturbation("compression", "50", "compression: JPEG 50", partial(compressed, quality=50)),
+    Perturbation("compression", "15", "compression: JPEG 15", partial(compressed, quality=15)),
 )
 """A mild and a strong one of each kind. Strengths: share of the side (scale, crop), sigma in pixels of a picture of 224
 (blur; 1 and 3 are severities 1 and 3 of ImageNet-C), JPEG quality (50: usual on the web; 15: severity 3 of ImageNet-C)."""

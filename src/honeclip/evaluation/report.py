@@ -15,7 +15,7 @@ from typing import Any
 from honeclip.evaluation import sizes_page, wording
 from honeclip.evaluation.answers import Answers, Metrics, paired_difference
 from honeclip.evaluation.examples import Example
-from honeclip.evaluation.sizes import Sizes
+from honeclip.evaluation.robustness import Sizes
 from honeclip.evaluation.zeroshot import per_class
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail

@@ -10,7 +10,7 @@ from typing import Any
 from honeclip.evaluation import wording
 from honeclip.evaluation.answers import Metrics
 from honeclip.evaluation.perturb import PERTURBATIONS
-from honeclip.evaluation.sizes import Changed, Sizes
+from honeclip.evaluation.robustness import Changed, Sizes
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail
 from honeclip.pictures.html import trusted
@@ -173,10 +173,10 @@ def _charts(sizes: Sizes) -> list[dict[str, Any]]:
     svg = dots(
         forms,
         [("embedding cosine", cosine), (name, same)],
-        x_label="agreement with its own size (1: the same)",
+        x_label="agreement (1: the same)",
         says="agreement of embeddings and answers with those at the model's own size",
     )
-    caption = "Dots are the values, lines their 95 % intervals. It says nothing of right and wrong."
+    caption = "With the model's own size: dots are the values, lines their 95 % intervals. It says nothing of right and wrong."
     out.append({"title": "What stays the same", "svg": svg, "caption": caption})
     speed = [one["cost"]["samples_per_second"] for one in sizes.found.values()]
     svg = lines(
@@ -230,9 +230,9 @@ def _changed_intro(sizes: Sizes) -> str:
     shown = min(SHOWN, len(sizes.changed))
     number = "its probability" if sizes.answers_are == "label" else "its cosine"
     return (
-        f"The {what} of {len(sizes.changed)} of {total} pictures depends on the size; {shown} of them, those that change at "
-        f"most sizes first. Each line: the size in pixels, the answer, {number}; bold where it differs from the model's own "
-        "size."
+        f"The {what} of {len(sizes.changed)} of {total} pictures depends on the size; {shown} of them, those that are right "
+        f"at one size and wrong at another first. Each line: the size in pixels, the answer, {number}; bold where the answer "
+        "is another than at the model's own size."
     )
 
 
