@@ -21,6 +21,7 @@ from honeclip.evaluation import sizes_page
 from honeclip.evaluation.perturb import PERTURBATIONS
 from honeclip.evaluation.report import write
 from honeclip.evaluation.sizes import at_sizes
+from honeclip.model import folder as folders
 from honeclip.model.load import load
 from honeclip.model.resize import resize
 
@@ -35,10 +36,17 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A native CLIP of 32 px with patches of 16."""
-    return tiny_runs.model_folder(
-        tmp_path_factory.mktemp("vit") / "model", tiny_runs.text_files(tmp_path_factory.mktemp("text") / "text")
-    )
+    """A native CLIP of 32 px with patches of 16, whose weights are so large that pictures, captions and sizes differ."""
+    place = tmp_path_factory.mktemp("vit")
+    made = tiny_runs.make_clip(tiny_runs.text_files(place / "text"))
+    seeded = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for table in (made.model.visual.positional_embedding, made.model.positional_embedding):
+            table.copy_(torch.randn(table.shape, generator=seeded))
+        made.model.visual.conv1.weight.mul_(8)
+        made.model.token_embedding.weight.mul_(50)
+    folders.save(made, place / "model", "# tiny")
+    return place / "model"
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +59,20 @@ def report(clip, data):
     return honeclip.evaluate(clip, data=data, sizes=[64, 16, 32])
 
 
-def tested(data) -> list[dict[str, str]]:
+def rows_to_test(data) -> list[dict[str, str]]:
     with (data / "pairs.csv").open(encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row["split"] == "test"]
 
 
 def scored(metrics):
     return {name: metrics[name] for name in ("data", "split", "pairs", "size_px", "retrieval", "zeroshot")}
+
+
+def near(found, expected) -> bool:
+    """Equal but for the last bits: batches of another size round otherwise, which moves confidences."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(near(found[name], expected[name]) for name in expected)
+    return found == (expected if isinstance(expected, str) else pytest.approx(expected, abs=1e-6))
 
 
 def alone(model, size: int):
@@ -71,7 +86,7 @@ def test_each_size_has_the_metrics_of_a_model_that_was_resized_to_it(model, data
     assert list(report.metrics["robustness"]) == ["16", "32", "64"]
     for size in (16, 32, 64):
         own = honeclip.evaluate(alone(model, size), data=data).metrics
-        assert scored(report.metrics["robustness"][str(size)]) == own
+        assert near(scored(report.metrics["robustness"][str(size)]), own)
         assert own["size_px"] == size
     assert scored(report.metrics) == scored(report.metrics["robustness"]["32"])
 
@@ -122,7 +137,7 @@ def test_differences_are_of_the_scores_and_nothing_differs_from_itself(report):
 
 
 def test_consistency_against_plain_code(model, clip, data, report):
-    rows = tested(data)
+    rows = rows_to_test(data)
     files, captions = [data / row["image"] for row in rows], [row["caption"] for row in rows]
     large = alone(model, 64)
     one, other = clip.encode_image(files).double(), large.encode_image(files).double()
@@ -145,7 +160,7 @@ def test_consistency_against_plain_code(model, clip, data, report):
 
 
 def test_changed_answers_are_counted_and_listed(report, data):
-    rows = {data / row["image"]: row for row in tested(data)}
+    rows = {data / row["image"]: row for row in rows_to_test(data)}
     found = report.sizes
     assert found.answers_are == "label"
     assert found.changed
@@ -165,10 +180,10 @@ def test_changed_answers_are_counted_and_listed(report, data):
 
 
 def test_without_labels_the_answers_are_captions(clip, data, tmp_path):
-    lines = [f'{data / row["image"]},"{row["caption"]}",test' for row in tested(data)]
+    lines = [f'{data / row["image"]},"{row["caption"]}",test' for row in rows_to_test(data)]
     (tmp_path / "pairs.csv").write_text("\n".join(["image,caption,split", *lines]))
     found = honeclip.evaluate(clip, tmp_path, sizes=[64])
-    captions = {row["caption"] for row in tested(data)}
+    captions = {row["caption"] for row in rows_to_test(data)}
     assert found.sizes.answers_are == "caption"
     assert all(said.text in captions for one in found.sizes.changed for said in one.said)
     assert "zeroshot" not in found.metrics["robustness"]["64"]["consistency"]
@@ -190,7 +205,7 @@ def test_pictures_smaller_than_the_size_are_counted(report):
 
 def test_a_perturbation_is_what_the_model_makes_of_the_changed_picture(clip, data, report):
     """The same by hand, with Pillow: the middle 0.7 of each side."""
-    files = [data / row["image"] for row in tested(data)]
+    files = [data / row["image"] for row in rows_to_test(data)]
     crops = []
     for file in files:
         picture = Image.open(file).convert("RGB")  # 40 x 36: 28 x 25 remain
@@ -229,7 +244,7 @@ def test_towers_without_a_position_table(tmp_path, data):
     source = tiny_runs.model_folder(tmp_path / "model", tiny_runs.text_files(tmp_path / "text"), tiny_runs.TWO_TOWERS)
     found = honeclip.evaluate(str(source), data, sizes=[45, 64], device="cpu")
     own = honeclip.evaluate(alone(source, 45), data).metrics
-    assert scored(found.metrics["robustness"]["45"]) == own
+    assert near(scored(found.metrics["robustness"]["45"]), own)
     assert not any("multiple" in note for note in found.notes)
 
 
