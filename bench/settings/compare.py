@@ -21,6 +21,7 @@ from honeclip.model.resize import resize
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder, setup, stages
 from honeclip.training.attempt import Bench, attempt
+from honeclip.training.frozen import Known, caches
 
 Draws = NDArray[np.float64]
 """(resamples + 1, arms, seeds): a figure of every run on the test queries as they are (row 0) and on every resample."""
@@ -53,7 +54,7 @@ def runs(
     with Progress() as progress:
         first = folder.absolute(configs.load(None, sets, values))
         prepared = setup.prepare(first, "cpu", lambda text: print(text, file=sys.stderr), progress)
-        shared = Bench(prepared, progress)
+        shared = Bench(prepared, Known(progress))
         asked = prepared.asked("val" if val else "test")
         for seed in range(seeds):
             for arm in arms:
@@ -67,7 +68,7 @@ def runs(
                 if px:
                     resize(tried.prepared.clip, px)
                 frozen = stages.frozen_towers(tried.prepared.clip, config.model.freeze)
-                report = asked.report(tried.prepared.clip, setup.caches(tried.prepared, frozen))
+                report = asked.report(tried.prepared.clip, caches(tried.prepared, frozen))
                 yield arm.name, seed, report.answers, seconds
 
 

@@ -187,3 +187,15 @@ def test_the_kernels_high_water_mark(tmp_path):
     assert resident.high_water_bytes(tmp_path) == 2048 * 1024
     assert resident.reset_high_water(tmp_path)
     assert (tmp_path / "clear_refs").read_text() == "5"
+
+
+def test_what_is_freed_while_it_is_kept_goes_back_afterwards():
+    before = resident.now_bytes()
+    with resident.keeping_freed():
+        blocks = [np.ones(20 * MB // 8) for _ in range(5)]
+        del blocks
+    assert resident.now_bytes() - before < 50 * MB
+    filled = np.ones(64 * MB // 8)
+    held = resident.now_bytes()
+    del filled
+    assert held - resident.now_bytes() > 50 * MB, "large blocks are mapped on their own again"

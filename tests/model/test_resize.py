@@ -10,7 +10,7 @@ from tiny_models import CAPTIONS, CONFIGS
 from honeclip.errors import ModelError
 from honeclip.model import folder as folders
 from honeclip.model.load import load
-from honeclip.model.resize import resize, set_context_length
+from honeclip.model.resize import patch_px, resize, set_context_length
 
 
 @pytest.mark.parametrize("size", [32, 48, 96, 128])
@@ -41,6 +41,13 @@ def test_a_frozen_table_stays_frozen(make):
     clip.model.visual.positional_embedding.requires_grad_(False)
     resize(clip, 96)
     assert not clip.model.visual.positional_embedding.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"), [("vit", 16), ("custom", 16), ("resnet", 32), ("siglip", 16), ("efficientnet", 1), ("coca", 16)]
+)
+def test_the_patch_of_every_kind_of_tower(name, patch, make):
+    assert patch_px(make(name)) == patch
 
 
 @pytest.mark.parametrize(("size", "nearest"), [(100, "96 and 112"), (8, "16 and 32"), (95, "80 and 96")])

@@ -66,6 +66,21 @@ def test_a_line_without_a_colour_is_dashed_and_has_no_markers(line_chart):
     assert len({y for _, y in chance}) == 1
 
 
+def test_intervals_stand_upright_through_their_points():
+    spans = [(0.05, 0.2), (0.4, 0.6), (0.7, 0.7), (0.8, 1.0)]
+    with_intervals = [Series("a", [128, 160, 224, 288], RISING.y, number, spans) for number in (0, 1)]
+    chart = lines(with_intervals, x_label="px", y_label="share", says="it rose", ticks=[128, 160, 224, 288])
+    assert {"128", "160", "224", "288"} <= set(words(chart))
+    paths = strokes(chart, "series-1")
+    (curve,), upright = [path for path in paths if len(path) == 4], [path for path in paths if len(path) == 2]
+    for point, line, (low, high) in zip(curve, upright, spans, strict=True):
+        assert [x for x, _ in line] == pytest.approx([point[0]] * 2)
+        ends, scale = [y for _, y in line], (curve[0][1] - curve[-1][1]) / (RISING.y[-1] - RISING.y[0])
+        assert abs(ends[0] - ends[1]) == pytest.approx(scale * (high - low), abs=0.05)
+    (other,) = [path for path in strokes(chart, "series-0") if len(path) == 4]
+    assert other[0][0] != curve[0][0], "beside each other, so that both intervals are seen"
+
+
 def test_words_stay_words(line_chart):
     assert {"step", "share", "before", "after", "chance"} <= set(words(line_chart))
     assert parsed(line_chart).get("aria-label") == "it rose"

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from honeclip.evaluation.report import Report
+    from honeclip.evaluation.robustness import Sizes
 
 
 def evaluate(
@@ -18,6 +21,14 @@ def evaluate(
     domain: Annotated[
         str | None, typer.Option("--domain", help="Domain name or file; the model's own, else general.", metavar="N")
     ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--sizes",
+            help="Image sizes in pixels, such as 160,224,288: scores, agreement with the model's own size, and cost at each.",
+            metavar="PX,PX",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
@@ -25,9 +36,9 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and the example pictures.", min=0)] = 0,
 ) -> None:
-    """Score a model on one split: retrieval both ways and zero-shot, with 95 % intervals.
+    """Score a model on one split: retrieval both ways and zero-shot, with 95 % intervals; over image sizes with --sizes.
 
-    Example: honeclip evaluate runs/a --data pairs.csv --out report
+    Example: honeclip evaluate runs/a --data pairs.csv --sizes 160,224,288 --out report
     """
     from honeclip.cli.output import emit, say
     from honeclip.evaluation import evaluate as work
@@ -39,6 +50,7 @@ def evaluate(
             data,
             split=split,
             domain=domain,
+            sizes=_sizes(sizes),
             device=device,
             seed=seed,
             progress=progress.counter("embedding pictures"),
@@ -51,6 +63,22 @@ def evaluate(
         _print(report)
     for note in report.notes:
         say(f"note: {note}")
+
+
+def _sizes(text: str | None) -> list[int]:
+    """ "128,160" as numbers.
+
+    Raises:
+        BadInput: something in it is no whole number.
+    """
+    from honeclip.errors import BadInput
+
+    if text is None:
+        return []
+    parts = [part.strip().removesuffix("px").strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise BadInput(f"--sizes {text!r}: whole pixels with commas between them, such as 128,160,224")
+    return [int(part) for part in parts]
 
 
 def _print(report: Report) -> None:
@@ -72,4 +100,25 @@ def _print(report: Report) -> None:
         for row in group["rows"]:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    if report.sizes is not None:
+        _print_sizes(console, report.sizes)
+
+
+def _print_sizes(console: Console, sizes: Sizes) -> None:
+    """A row a size under the verdict; the page has the intervals and the changed pictures."""
+    from rich.table import Table
+
+    from honeclip.cli.output import show
+    from honeclip.evaluation import sizes_page
+
+    show(f"\n{sizes_page.verdict(sizes)}")
+    columns, rows = sizes_page.table(sizes)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    console.print(table)

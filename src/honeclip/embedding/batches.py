@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from honeclip.preprocess.preprocess import Preprocess
 
 THREADS = min(8, os.cpu_count() or 1)
 
+T = TypeVar("T")
+
 
 def decoded(
     refs: Sequence[ImageRef], preprocess: Preprocess, batch_size: int
@@ -35,26 +38,51 @@ def decoded(
         For each run of `batch_size` references: the numbers that could be decoded, their pixels uint8 (n, 3, H, W)
         (None where n is 0), and the reason for each number that could not.
     """
+
+    def pixels(ref: ImageRef) -> Tensor:
+        return preprocess.image(content(ref))
+
+    for numbers, parts, bad in ahead(refs, pixels, batch_size):
+        yield numbers, torch.stack(parts) if parts else None, bad
+
+
+def ahead(
+    refs: Sequence[ImageRef], work: Callable[[ImageRef], T], batch_size: int
+) -> Iterator[tuple[list[int], list[T], dict[int, str]]]:
+    """What `work` makes of each picture, in threads, in order, never more than two batches ahead.
+
+    Args:
+        refs: the pictures.
+        work: decodes one; a DataError or OSError is the reason why that picture fails, alone.
+        batch_size: references of a run.
+
+    Yields:
+        For each run: the numbers that went well, what became of them, and the reason for each number that failed.
+    """
+
+    def tried(ref: ImageRef) -> tuple[T | None, str]:
+        try:
+            return work(ref), ""
+        except (DataError, OSError) as error:
+            return None, str(error) or type(error).__name__
+
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting: deque[Future[Tensor | str]] = deque()
+        waiting: deque[Future[tuple[T | None, str]]] = deque()
         submitted = 0
         for start in range(0, len(refs), batch_size):
             while submitted < min(len(refs), start + 2 * batch_size):
-                waiting.append(pool.submit(_decode, refs[submitted], preprocess))
+                waiting.append(pool.submit(tried, refs[submitted]))
                 submitted += 1
             numbers = range(start, min(start + batch_size, len(refs)))
-            results = [(number, waiting.popleft().result()) for number in numbers]
-            good = [(number, pixels) for number, pixels in results if not isinstance(pixels, str)]
-            bad = {number: reason for number, reason in results if isinstance(reason, str)}
-            yield [number for number, _ in good], torch.stack([pixels for _, pixels in good]) if good else None, bad
+            results = [(number, *waiting.popleft().result()) for number in numbers]
+            good = [(number, made) for number, made, _ in results if made is not None]
+            bad = {number: reason for number, made, reason in results if made is None}
+            yield [number for number, _ in good], [made for _, made in good], bad
 
 
-def _decode(ref: ImageRef, preprocess: Preprocess) -> Tensor | str:
-    """The pixels, or why there are none: one broken file fails alone."""
-    try:
-        return preprocess.image(ref if isinstance(ref, Path) else ref.read())
-    except (DataError, OSError) as error:
-        return str(error)
+def content(ref: ImageRef) -> Path | bytes:
+    """What a decoder takes: the path of a file, the bytes of a member of an archive."""
+    return ref if isinstance(ref, Path) else ref.read()
 
 
 def tokenised(clip: Clip, texts: Sequence[str], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:

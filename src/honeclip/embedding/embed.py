@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -82,8 +82,36 @@ def embed(
     if not len(pairs):
         raise DataError(f"{pairs.source}: there are no rows to embed")
     started = time.perf_counter()
-    first, content_of = distinct(pairs.image_id)
+    first, _ = distinct(pairs.image_id)
     images_UD, failed = _embed_images(clip, pairs.select(first), features or Features(), batch_size, progress)
+    (found,) = assembled(clip, pairs, [images_UD], failed, features=features, text_batch_size=4 * batch_size)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def assembled(
+    clip: Clip,
+    pairs: Pairs,
+    looks_UD: Sequence[Tensor],
+    failed: Mapping[int, str],
+    *,
+    features: Features | None = None,
+    text_batch_size: int = 256,
+) -> list[Embeddings]:
+    """Several embeddings of the distinct images joined with the rows; captions are embedded once for all of them.
+
+    Args:
+        clip: for the texts, and to name the model.
+        pairs: N rows.
+        looks_UD: each (U, D): of the images that `features.distinct` names, in that order.
+        failed: place of an image to the reason why it could not be read, the same for every look.
+        features: where the text tower's body is frozen, its cache.
+        text_batch_size: texts through the model at once.
+
+    Raises:
+        DataError: no picture can be read.
+        NonFiniteError: NaN or infinite embeddings.
+    """
+    first, content_of = distinct(pairs.image_id)
     good = np.array([content not in failed for content in range(len(first))])
     rows = np.flatnonzero(good[content_of])
     if not len(rows):
@@ -91,22 +119,26 @@ def embed(
 
     texts, caption_of = distinct(pairs.caption_id[rows])
     captions = tuple(pairs.captions[rows[place]] for place in texts)
-    text_MD = embed_texts(clip, captions, features=features, batch_size=4 * batch_size)
-    image_ND = images_UD[content_of[rows]]
-    for name, values in (("image", image_ND), ("text", text_MD)):
+    text_MD = embed_texts(clip, captions, features=features, batch_size=text_batch_size)
+    looks_ND = [look_UD[content_of[rows]] for look_UD in looks_UD]
+    for name, values in (*(("image", look_ND) for look_ND in looks_ND), ("text", text_MD)):
         if not bool(torch.isfinite(values).all()):
             raise NonFiniteError(f"the {name} tower of {clip.source} gives NaN or infinite embeddings")
-    return Embeddings(
-        image=image_ND,
-        text=text_MD,
-        caption_of=caption_of,
-        image_id=pairs.image_id[rows],
-        captions=captions,
-        seconds=time.perf_counter() - started,
-        rows=rows,
-        file_of=_files(pairs)[rows],
-        failed=tuple(failed.values()),
-    )
+    file_of = _files(pairs)[rows]
+    return [
+        Embeddings(
+            image=look_ND,
+            text=text_MD,
+            caption_of=caption_of,
+            image_id=pairs.image_id[rows],
+            captions=captions,
+            seconds=0.0,
+            rows=rows,
+            file_of=file_of,
+            failed=tuple(failed.values()),
+        )
+        for look_ND in looks_ND
+    ]
 
 
 def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None = None, batch_size: int = 256) -> Tensor:
@@ -126,31 +158,37 @@ def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None =
     return out_MD
 
 
+def embed_pixels(clip: Clip, pixels_BCHW: Tensor) -> Tensor:
+    """Unit float32 embeddings (B, D) on the CPU of uint8 pixels (B, 3, S, S), in halves where memory runs out."""
+    tower, how = towers.image_tower(clip), clip.preprocess
+
+    def run(part: Tensor) -> Tensor:
+        return tower(normalise(clip.device.copy(part), how.mean, how.std, clip.dtype))
+
+    with measuring(clip):
+        return normalize(halving(clip, run, pixels_BCHW), dim=-1)
+
+
 def _embed_images(
     clip: Clip, pairs: Pairs, features: Features, batch_size: int, progress: Progress | None
 ) -> tuple[Tensor, dict[int, str]]:
     """Embeddings (U, D) of images that are all different, and the reason for each that failed (it gets zeros)."""
-    tower, preprocess = towers.image_tower(clip), clip.preprocess
     if features.image:
         features_UF, failed = distinct_image_features(clip, pairs, features.image, batch_size, progress)
         good = [row for row in range(len(pairs)) if row not in failed]
         out_UD = torch.zeros(len(pairs), clip.embed_dim)
         if good:
-            out_UD[good] = _through_head(clip, tower, features_UF[good])
+            out_UD[good] = _through_head(clip, towers.image_tower(clip), features_UF[good])
         return out_UD, failed
 
-    def run(pixels: Tensor) -> Tensor:
-        return tower(normalise(clip.device.copy(pixels), preprocess.mean, preprocess.std, clip.dtype))
-
     out_UD, failed, done = torch.zeros(len(pairs), clip.embed_dim), {}, 0
-    with measuring(clip):
-        for numbers, pixels, bad in decoded(pairs.images, preprocess, batch_size):
-            failed.update({number: named(pairs, number, reason) for number, reason in bad.items()})
-            if pixels is not None:
-                out_UD[numbers] = normalize(halving(clip, run, pixels), dim=-1)
-            done += len(numbers) + len(bad)
-            if progress:
-                progress(done, len(pairs))
+    for numbers, pixels, bad in decoded(pairs.images, clip.preprocess, batch_size):
+        failed.update({number: named(pairs, number, reason) for number, reason in bad.items()})
+        if pixels is not None:
+            out_UD[numbers] = embed_pixels(clip, pixels)
+        done += len(numbers) + len(bad)
+        if progress:
+            progress(done, len(pairs))
     return out_UD, failed
 
 

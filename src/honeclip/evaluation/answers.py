@@ -87,7 +87,7 @@ def answer(embeddings: Embeddings, labels: Sequence[Sequence[str]], classes: Cla
     """
     right, rows = retrieval.right_pairs(embeddings.image_id, embeddings.caption_of, embeddings.file_of)
     found = retrieval.ranks(embeddings.image[rows].numpy(), embeddings.text.numpy(), right)
-    own = _labels_of_files(embeddings.file_of, labels)
+    own = labels_of_files(embeddings.file_of, labels)
     predictions = (
         zeroshot.predict(embeddings.image[rows], [own[f] for f in embeddings.file_of[rows]], classes)
         if classes
@@ -167,7 +167,7 @@ def selection_score(found: Metrics, selection: str) -> tuple[float, str]:
     return _mean([1 / way["median_rank"]["value"] for way in ways.values()]), "mean of both 1 / median rank"
 
 
-def _labels_of_files(file_of: Ids, labels: Sequence[Sequence[str]]) -> dict[int, tuple[str, ...]]:
+def labels_of_files(file_of: Ids, labels: Sequence[Sequence[str]]) -> dict[int, tuple[str, ...]]:
     """For each image file the labels of all rows that name it, in order, each once."""
     out: dict[int, tuple[str, ...]] = {}
     for file, own in zip(file_of.tolist(), labels, strict=True):

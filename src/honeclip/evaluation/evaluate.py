@@ -21,10 +21,12 @@ from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import embed
 from honeclip.embedding.features import Features, Progress
 from honeclip.errors import BadInput, DataError
-from honeclip.evaluation import zeroshot
+from honeclip.evaluation import robustness, zeroshot
+from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import answer, metrics
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.report import Report
+from honeclip.evaluation.sizes import AtSizes, at_sizes
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 
@@ -40,6 +42,7 @@ def evaluate(
     *,
     split: str = "test",
     domain: Domain | str | None = None,
+    sizes: Sequence[int] = (),
     device: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
@@ -51,6 +54,8 @@ def evaluate(
         data: a manifest, or a folder with one named pairs.csv.
         split: "train", "val" or "test".
         domain: a domain, its name or file; None takes the model's own, else "general".
+        sizes: image sizes in pixels at which the model is scored besides its own, with what it keeps of its answers there
+            and on blurred, cropped and compressed pictures.
         device: "auto", "cpu", "mps" or "cuda"; for a model that is loaded here.
         seed: of the bootstrap and of the example pictures.
         progress: called with (images done, distinct images).
@@ -67,12 +72,14 @@ def evaluate(
     chosen = _domain(clip, domain)
     if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
         clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image.resize, chosen.image.fill))
+    sized = at_sizes(clip, sizes) if sizes else None
     everything = manifests.load(data, domain=chosen)
     pairs = everything.split(split)
     if not len(pairs):
         raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
     named = ["--domain", domain] if isinstance(domain, str) else []
-    command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, "--seed", str(seed)]
+    over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
+    command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
     return score(
         clip,
         pairs,
@@ -81,8 +88,9 @@ def evaluate(
         data_name=data_name(data),
         split=split,
         seed=seed,
-        repeat=shlex.join(command),
-        notes=_notes(clip, everything),
+        repeat=shlex.join([*command, "--seed", str(seed)]),
+        sized=sized,
+        notes=[*_notes(clip, everything), *(sized.notes if sized else ())],
         progress=progress,
     )
 
@@ -97,6 +105,7 @@ def score(
     split: str,
     seed: int = 0,
     features: Features | None = None,
+    sized: AtSizes | None = None,
     batch_size: int = 64,
     repeat: str = "",
     notes: Sequence[str] = (),
@@ -113,7 +122,8 @@ def score(
         split: how METRICS name the rows.
         seed: of the bootstrap and of the example pictures.
         features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
-        batch_size: images through the model at once.
+        sized: the model at other sizes, which are scored as well; not together with `features`.
+        batch_size: images through the model at once, where it is scored at one size.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
         progress: called with (images done, distinct images).
@@ -124,19 +134,28 @@ def score(
     """
     if not len(pairs):
         raise DataError(f"{pairs.source}: the split {split!r} has no rows")
-    embeddings = embed(clip, pairs, batch_size=batch_size, features=features, progress=progress)
+    seen = over_sizes.embed(sized, pairs, progress) if sized else None
+    embeddings = (
+        seen.native if seen else embed(clip, pairs, batch_size=batch_size, features=features, progress=progress)
+    )
     own = [pairs.labels[row] for row in embeddings.rows]
     classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
     answers = answer(embeddings, own, classes)
+    found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
+    compared = None
+    if sized and seen:
+        compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
+        found |= compared.metrics()
     said = [*notes, *(f"Left out, for it could not be read: {failure}" for failure in embeddings.failed)]
     return Report(
-        metrics=metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed),
+        metrics=found,
         answers=answers,
         examples=examples(pairs, embeddings, answers, seed),
         environment=_environment(clip, pairs, domain, embeddings.seconds),
         repeat=repeat,
         notes=tuple(said),
         seed=seed,
+        sizes=compared,
     )
 
 

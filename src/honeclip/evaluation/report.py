@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from honeclip.evaluation import wording
+from honeclip.evaluation import sizes_page, wording
 from honeclip.evaluation.answers import Answers, Metrics, paired_difference
 from honeclip.evaluation.examples import Example
+from honeclip.evaluation.robustness import Sizes
 from honeclip.evaluation.zeroshot import per_class
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail
@@ -34,6 +35,8 @@ class Report:
         repeat: the command that gives the same figures.
         notes: what a reader must know, one sentence each.
         seed: of the bootstrap.
+        sizes: what other sizes and changed pictures do to the scores; None where nobody asked, and in a report restored
+            from JSON.
     """
 
     metrics: Metrics
@@ -43,6 +46,7 @@ class Report:
     repeat: str
     notes: tuple[str, ...] = ()
     seed: int = 0
+    sizes: Sizes | None = None
 
     def save(self, folder: str | Path) -> Path:
         """Write index.html and report.json into `folder`; gives the path of index.html."""
@@ -124,6 +128,7 @@ def write(
         notes=[*notes, *(wording.UNPAIRED if before and difference is None else ())],
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),
+        sizes=sizes_page.page(after.sizes, pictures=pictures) if after.sizes else None,
         sections=sections,
         repeat=repeat or after.repeat,
         method=wording.METHOD,

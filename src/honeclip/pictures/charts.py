@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: small enough that text stays readable on a phone
 MOST_POINTS = 600
+BESIDE = 0.012  # share of the x axis between points with intervals at one x
 SERIES = ("#010200", "#010201", "#010202")  # placeholders: replaced by var(--series-0) ...
 INK, SOFT, LINE = "#010300", "#010301", "#010302"
 _COLOURS = {
@@ -58,12 +59,16 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name and points; `colour` is the number of a series colour of the page, None a dashed grey line."""
+    """One line: its name and points; `colour` is the number of a series colour of the page, None a dashed grey line.
+
+    `intervals` are (low, high) of each point, drawn as an upright line through it; () draws none.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     colour: int | None = 0
+    intervals: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -82,17 +87,20 @@ def lines(
     y_label: str,
     says: str,
     log_x: bool = False,
-    y_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float | None] | None = None,
+    ticks: Sequence[float] = (),
 ) -> str:
     """A line chart.
 
     Args:
-        series: at most three coloured ones; each is thinned to `MOST_POINTS` points.
+        series: at most three coloured ones; each is thinned to `MOST_POINTS` points, but those with intervals. The points
+            of these stand a little beside each other, so that each interval is seen.
         x_label: with its unit.
         y_label: with its unit.
         says: one sentence for those who cannot see the chart.
         log_x: a logarithmic x axis.
-        y_range: both ends of the y axis; None: as the data wants.
+        y_range: both ends of the y axis; None for both or for the upper one: as the data wants.
+        ticks: of the x axis; () lets the chart choose.
 
     Returns:
         An `<svg>` element.
@@ -100,14 +108,22 @@ def lines(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = figure.add_subplot()
-        for one in series:
-            x, y = _thinned(one.x), _thinned(one.y)
+        for number, one in enumerate(series):
+            x, y = (one.x, one.y) if one.intervals else (_thinned(one.x), _thinned(one.y))
             colour = SOFT if one.colour is None else SERIES[one.colour]
             dots = "o" if len(x) <= 12 and one.colour is not None else None
+            if one.intervals:
+                shift = BESIDE * (max(x) - min(x)) * (number - (len(series) - 1) / 2)
+                x = [at + shift for at in x]
+                axes.vlines(
+                    x, [low for low, _ in one.intervals], [high for _, high in one.intervals], color=colour, lw=1.0
+                )
             axes.plot(
                 x, y, "--" if one.colour is None else "-", color=colour, label=one.name, marker=dots, markersize=3.5
             )
-        if log_x:
+        if ticks:
+            axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
+        elif log_x:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
