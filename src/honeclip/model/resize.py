@@ -149,18 +149,6 @@ def resampled(table: Tensor, side: int, prefix: int) -> Tensor:
     return torch.cat([own, grid], dim=-2).to(here.dtype)
 
 
-def patch_px(clip: Clip) -> int:
-    """What the image size must be a multiple of, in pixels; 1 where any size above the smallest will do."""
-    visual = clip.model.visual
-    if isinstance(visual, VisionTransformer):
-        return int(visual.patch_size[0])
-    if isinstance(visual, ModifiedResNet):
-        return RESNET_STRIDE
-    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "set_input_size"):
-        return int(getattr(visual.trunk.patch_embed, "patch_size", (1, 1))[0])
-    return 1
-
-
 def _check_multiple(size_px: int, patch: int) -> None:
     if size_px < patch or size_px % patch:
         below = max(patch, size_px // patch * patch)
