@@ -16,7 +16,7 @@ from honeclip.cli import output
 from honeclip.cli.app import app
 from honeclip.errors import HoneclipError, Interrupted, RunError
 
-COMMANDS = ("quickstart", "doctor", "prepare", "check", "fit", "verify", "plan", "evaluate", "domains")
+COMMANDS = ("quickstart", "doctor", "prepare", "check", "fit", "verify", "plan", "evaluate", "tune", "domains")
 
 
 @pytest.fixture

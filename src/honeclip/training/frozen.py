@@ -29,26 +29,27 @@ class Known:
 
     Attributes:
         progress: told while features are computed.
-        images: by size in pixels.
-        texts: the one entry that there can be, or none yet.
+        images: by size in pixels and further scales of the loss, which are part of them.
+        texts: with and without hard captions.
     """
 
     progress: Progress
-    images: dict[int, Features] = field(default_factory=dict)
-    texts: list[Features] = field(default_factory=list)
+    images: dict[tuple[int, tuple[float, ...]], Features] = field(default_factory=dict)
+    texts: dict[bool, Features] = field(default_factory=dict)
 
     def of(self, prepared: Prepared, towers: frozenset[str]) -> Features:
         """Features by the given towers' bodies, of images at the size that the model has now."""
-        size = prepared.clip.preprocess.size_px
-        had = {"image": size in self.images, "text": bool(self.texts)}
+        loss = prepared.config.loss
+        look = (prepared.clip.preprocess.size_px, loss.scales)
+        had = {"image": look in self.images, "text": loss.hard_captions in self.texts}
         if wanted := frozenset(name for name in towers if not had[name]):
             fresh = train_features(prepared, wanted, self.progress)
             if "image" in wanted:
-                self.images[size] = fresh
+                self.images[look] = fresh
             if "text" in wanted:
-                self.texts.append(fresh)
-        image = self.images[size] if "image" in towers else Features()
-        text = self.texts[0] if "text" in towers else Features()
+                self.texts[loss.hard_captions] = fresh
+        image = self.images[look] if "image" in towers else Features()
+        text = self.texts[loss.hard_captions] if "text" in towers else Features()
         return Features(image.image_NF, text.text_NF, image.scales_NF, text.hard_NF)
 
 
