@@ -208,10 +208,11 @@ def _introduce(found: Prepared, say: Say) -> None:
         say(f"the batch of {largest} is lowered to the {len(found.train)} rows of the train split")
     if clip.preprocess.tokenizer is not None and (cut := clip.preprocess.note_of_cuts(everything.captions)):
         say(f"note: {cut}")
-    if found.resolutions:
-        seen = ", ".join(f"{one.size}" for one in found.resolutions)
+    sizes = [one.size for one in found.resolutions] or [clip.preprocess.size_px]
+    if sizes != [found.origin.size_px]:
+        seen = ", ".join(map(str, sizes))
         say(
-            f"images are seen at {seen} px; the model came with {found.origin.size_px} px and is handed over with the last"
+            f"images are seen at {seen} px; the model came with {found.origin.size_px} px and is handed over with {sizes[-1]}"
         )
     if found.begins_unaligned:
         say(
