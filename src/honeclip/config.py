@@ -215,7 +215,7 @@ class Loss(Section):
     positives: Literal["auto", "mean", "sum", "masked"] = Field(
         "auto",
         description="what positives beside the own pair are (sum: alternatives to it; masked: no negatives, nothing else; "
-        "auto: sum for infonce on captions, else mean)",
+        "auto: on captions sum for infonce and masked for siglip, else mean)",
     )
     blend: Share = Field(0.3, description="share of soft targets that follows the similarity")
     label_smoothing: Share = Field(0.0, description="share of the target that is spread over the whole batch")

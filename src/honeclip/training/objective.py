@@ -69,8 +69,9 @@ def form_of(loss: Loss, part: str) -> Literal["mean", "sum", "masked"]:
     and smoothing are known to the mean form only."""
     if loss.positives != "auto":
         return loss.positives
-    hard = loss.targets == "captions" and loss.label_smoothing == 0
-    return "sum" if part == "infonce" and hard else "mean"
+    if loss.targets != "captions" or loss.label_smoothing > 0:
+        return "mean"
+    return "sum" if part == "infonce" else "masked"
 
 
 def objective(
