@@ -17,11 +17,10 @@ from honeclip import config as configs
 from honeclip.evaluation import zeroshot
 from honeclip.evaluation.answers import Answers
 from honeclip.evaluation.intervals import RESAMPLES, Statistic, figure, resampled
-from honeclip.model.resize import resize
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import folder, setup, stages
+from honeclip.training import folder, setup
 from honeclip.training.attempt import Bench, attempt
-from honeclip.training.frozen import Known, caches
+from honeclip.training.frozen import Known
 
 Draws = NDArray[np.float64]
 """(resamples + 1, arms, seeds): a figure of every run on the test queries as they are (row 0) and on every resample."""
@@ -64,12 +63,7 @@ def runs(
                 for _ in tried.scores():
                     pass
                 seconds = time.perf_counter() - begun
-                tried.prepared.clip.model.load_state_dict(tried.weights, strict=False)
-                if px:
-                    resize(tried.prepared.clip, px)
-                frozen = stages.frozen_towers(tried.prepared.clip, config.model.freeze)
-                report = asked.report(tried.prepared.clip, caches(tried.prepared, frozen))
-                yield arm.name, seed, report.answers, seconds
+                yield arm.name, seed, tried.report(asked, px or None).answers, seconds
 
 
 def figures_of(answers: Answers) -> dict[str, list[tuple[Callable[[NDArray[np.int64]], Draws], int]]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from honeclip.config import Config
 from honeclip.evaluation.report import Report
 from honeclip.model.clip import Clip
+from honeclip.model.resize import resize
 from honeclip.schedule import parse, to_steps
 from honeclip.training import frozen as features
 from honeclip.training import mining, run, setup, stages
@@ -94,9 +95,11 @@ class Attempt:
                 if step.number % every == 0 or step.number == total:
                     yield self._scored(learner, step.number, total, measure(clip, val, caches).value)
 
-    def report(self, asked: Asked) -> Report:
-        """What the best weights get."""
+    def report(self, asked: Asked, size_px: int | None = None) -> Report:
+        """What the best weights get, on images of the last size or of another one, which the model then keeps."""
         self.prepared.clip.model.load_state_dict(self.weights, strict=False)
+        if size_px is not None:
+            resize(self.prepared.clip, size_px)
         frozen = stages.frozen_towers(self.prepared.clip, self.config.model.freeze)
         return asked.report(self.prepared.clip, features.caches(self.prepared, frozen))
 
