@@ -39,8 +39,7 @@ def test_what_is_written_to_the_run_folder_is_read_back(stages):
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        ("auto", "'auto' is not there yet: give native, one size in pixels, or stages"),
-        ("large", "'large' is no size: give native"),
+        ("large", "'large' is no size: give native, auto"),
         (0, "greater than or equal to 1"),
         (True, "True is no size"),
         (160.5, "160.5 is no size"),

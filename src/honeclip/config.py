@@ -116,7 +116,9 @@ Scales = Annotated[tuple[float, ...], BeforeValidator(_scales)]
 Weights = Annotated[
     dict[Literal["infonce", "siglip", "images"], float | tuple[tuple[float, float], ...]], BeforeValidator(_weights)
 ]
-Sizes = Annotated[Literal["native"] | tuple[SizeStage, ...] | Annotated[int, Field(ge=1)], BeforeValidator(sizes.read)]
+Sizes = Annotated[
+    Literal["native", "auto"] | tuple[SizeStage, ...] | Annotated[int, Field(ge=1)], BeforeValidator(sizes.read)
+]
 
 
 class Section(BaseModel):
@@ -254,8 +256,8 @@ class Resolution(Section):
 
     stages: Sizes = Field(
         "native",
-        description="native, one size in pixels, or [[0.0, 160], [0.6, 224]]: sizes from shares of the run on, rounded to the "
-        "patch; tables {at, size, lr_scale, weight_decay, warmup, strength, patch_dropout, table_first, plateau} say more",
+        description="native, auto, one size in pixels, or [[0.0, 160], [0.6, 224]]: sizes from shares of the run on, rounded "
+        "to the patch; tables {at, size, lr_scale, weight_decay, warmup, strength, patch_dropout, table_first, plateau}: more",
     )
 
 

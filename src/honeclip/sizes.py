@@ -1,6 +1,7 @@
 """`resolution.stages`: the sizes of the images over a run, as a config says them.
 
 "native"                          the model's own size
+"auto"                            the size that memory, time and a short probe speak for (`training.choice`)
 224                               one size in pixels
 [[0.0, 160], [0.6, 224]]          from which share of the run on each size holds
 [{at = 0.0, size = 160}, {at = 0.6, size = 224, lr_scale = 0.5, warmup = 20}]
@@ -16,11 +17,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from honeclip import schedule
-
-AUTO_MISSING = (
-    "'auto' is not there yet: give native, one size in pixels, or stages such as [[0.0, 160], [0.6, 224]] "
-    "([share of the run, pixels])"
-)
 
 
 class SizeStage(BaseModel):
@@ -66,20 +62,18 @@ class SizeStage(BaseModel):
 
 
 def read(value: Any) -> Any:
-    """What stands in a config, as "native", a number of pixels or a tuple of `SizeStage`.
+    """What stands in a config, as "native", "auto", a number of pixels or a tuple of `SizeStage`.
 
     Raises:
         ValueError: it is none of them, or the rows are not in order.
     """
-    if value == "native":
+    if value in ("native", "auto"):
         return value
-    if value == "auto":
-        raise ValueError(AUTO_MISSING)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(
-            f"{value!r} is no size: give native, one size in pixels, or a list of [share of the run, pixels]"
+            f"{value!r} is no size: give native, auto, one size in pixels, or a list of [share of the run, pixels]"
         )
     rows = tuple(_row(number, one) for number, one in enumerate(value, 1))
     _check_order(rows)

@@ -117,3 +117,15 @@ def test_a_benched_step_on_data_with_every_lever(command, tiny, shapes):
 def test_what_cannot_be_benched_is_bad_input(arguments, command, tiny):
     code, _, said = command("bench", "train", "--model", tiny, *arguments)
     assert (code, "Traceback" in said) == (2, False)
+
+
+def test_with_data_it_says_what_size_the_images_are_worth(command, tiny, shapes):
+    given = ("plan", "--model", tiny, "--data", shapes, "--memory", "4", "--length", "1 min")
+    code, printed, _ = command(*given, "--json")
+    assert code == 0
+    found = json.loads(printed)["resolution"]
+    assert found["stages"] == [[0.0, 16], [0.8, 32]]
+    assert [one["size_px"] for one in found["sizes"]] == [16, 32, 48, 64]
+    code, printed, _ = command(*given)
+    assert code == 0
+    assert "resolution.stages = [[0.0, 16], [0.8, 32]]" in printed

@@ -6,6 +6,7 @@ import math
 from shutil import rmtree
 
 import pytest
+import tiny_runs
 import torch
 from safetensors.torch import load_file
 
@@ -66,7 +67,8 @@ def test_so_it_is_with_several_scales(name, freeze, quick, tmp_path, field, two_
 
 
 def same_when_stopped(quick, tmp_path, **given):
-    sections = {"loss": given.pop("loss"), "checkpoint": {"every": 2, "keep_last": 9}}
+    sections = {name: given.pop(name) for name in ("loss", "resolution") if name in given}
+    sections["checkpoint"] = {"every": 2, "keep_last": 9}
     if "model_" in given:
         sections["sets"] = [f"model.{key}={value}" for key, value in given.pop("model_").items()]
     whole = quick(out=tmp_path / "whole", **given, **sections)
@@ -84,16 +86,35 @@ def same_when_stopped(quick, tmp_path, **given):
         assert torch.equal(value, load_file(again.model_folder / file)[key]), key
 
 
+@pytest.mark.parametrize("freeze", ["none", "image"])
 @pytest.mark.parametrize("name", SCALES)
-def test_the_cached_step_is_exact_with_several_scales(name, data, two_towers, field):
+def test_and_with_several_scales_of_a_tower_with_a_position_table(name, freeze, quick, tmp_path, field):
+    same_when_stopped(
+        quick, tmp_path, domain=field, loss=SCALES[name], model_={"freeze": freeze}, resolution={"stages": 64}
+    )
+
+
+@pytest.fixture(scope="session")
+def large_vit(text, tmp_path_factory):
+    """A native CLIP of 4 x 4 patches."""
+    config = tiny_runs.VIT | {"vision_cfg": tiny_runs.VIT["vision_cfg"] | {"image_size": 64}}
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("large") / "model", text, config)
+
+
+@pytest.mark.parametrize("tower", ["two_towers", "large_vit"])
+@pytest.mark.parametrize("name", SCALES)
+def test_the_cached_step_is_exact_with_several_scales(name, tower, data, field, request):
     sets = [*(f"loss.{key}={_toml(value)}" for key, value in SCALES[name].items()), f"data.domain={field}"]
-    found = verify(str(data), str(two_towers), batch=12, micro_batch=5, sets=sets, device="cpu")
+    given = {"batch": 12, "micro_batch": 5, "sets": sets, "device": "cpu"}
+    found = verify(str(data), str(request.getfixturevalue(tower)), **given)
     assert found["passed"], found
 
 
-def test_a_tower_of_one_size_is_refused_for_several_scales(quick):
-    with pytest.raises(ConfigError, match=r"loss\.scales.*starter takes any size"):
-        quick(loss={"scales": [1.0, 0.5]})
+def test_a_scale_that_is_no_smaller_size_of_the_tower_is_refused(quick):
+    with pytest.raises(
+        ConfigError, match=r"loss\.scales: 0\.9 of 32 px is 29 px, and with patches of 16 px .* leave it out"
+    ):
+        quick(loss={"scales": [1.0, 0.9]})
 
 
 def test_hard_captions_without_a_rule_are_refused(quick, tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from honeclip.training.choice import Choice
     from honeclip.training.forecast import Forecast, Table
 
 MEMORIES_GB = (8.0, 16.0, 32.0, 64.0, 128.0)
@@ -28,6 +29,9 @@ def plan(
         list[float] | None, typer.Option("--memory", help="GB that a run may use; may be repeated.", metavar="GB")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Effective batch in pairs.", metavar="B")] = 256,
+    length: Annotated[
+        str, typer.Option("--length", help="With --data: duration of the run, such as '15 min'.", metavar="T")
+    ] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16, fp16 or fp64.")] = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="A folder for the page with the picture.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
@@ -35,7 +39,8 @@ def plan(
 ) -> None:
     """Say what fits: micro-batch, kept graphs, predicted peak and overhead for sizes and memories.
 
-    The gradient is the same in every row: memory decides how fast, never what.
+    The gradient is the same in every row: memory decides how fast, never what. With --data it also says what size the images
+    are worth, as `fit --set resolution.stages=auto` would choose it with the first of the memories.
 
     Example: honeclip plan --model random:ViT-L-14-336 --memory 8 --memory 16 --memory 64
     """
@@ -60,13 +65,34 @@ def plan(
         from honeclip.training.forecast_page import write
 
         page = write(table, out)
+    choice = None if data is None else _choice(model, data, memories[0], batch, precision, length, device)
     if as_json:
-        emit(table.to_json())
+        emit({**table.to_json(), **({} if choice is None else {"resolution": choice.to_json()})})
         return
     for line in in_words(table):
         show(line)
+    if choice is not None:
+        from honeclip.training import choice as choices
+
+        show("")
+        for line in choices.in_words(choice):
+            show(line)
     if out is not None:
         show(f"picture: {page}")
+
+
+def _choice(model: str, data: str, memory_gb: float, batch: int, precision: str, length: str, device: str) -> Choice:
+    from honeclip.monitoring.terminal import Progress
+    from honeclip.training.choice import advised
+
+    values: dict[str, dict[str, Any]] = {
+        "data": {"path": data},
+        "model": {"source": model},
+        "train": {"batch": batch, "precision": precision, "length": length},
+        "memory": {"budget_gb": memory_gb},
+    }
+    with Progress() as progress:
+        return advised(values, device, progress.say, progress)
 
 
 def in_words(table: Table) -> list[str]:

@@ -6,9 +6,8 @@ The model at another size is a copy that shares every tensor but the resized tab
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -22,7 +21,8 @@ from honeclip.errors import BadInput, ModelError
 from honeclip.evaluation.cost import cost
 from honeclip.evaluation.perturb import PERTURBATIONS
 from honeclip.model.clip import Clip
-from honeclip.model.resize import patch_px, resize
+from honeclip.model.resize import patch_px
+from honeclip.model.scales import sharing
 
 LARGEST_PX = 4096
 """Beyond it a single picture fills any memory; a longer number is a slip of the keyboard."""
@@ -96,18 +96,10 @@ def at_sizes(clip: Clip, sizes_px: Sequence[int]) -> AtSizes:
     for size in asked:
         if size != native_px:
             try:
-                others[size] = _resized(clip, size)
+                others[size] = sharing(clip, size)
             except ModelError as error:
                 raise ModelError(f"--sizes {size}: {error}") from None
     return AtSizes(clip, others, asked, tuple(notes))
-
-
-def _resized(clip: Clip, size_px: int) -> Clip:
-    """The model at another size: new modules on the same tensors, but for those that `resize` puts in their place."""
-    shared = {id(tensor): tensor for tensor in (*clip.model.parameters(), *clip.model.buffers())}
-    other = replace(clip, model=copy.deepcopy(clip.model, shared), config=copy.deepcopy(clip.config))
-    resize(other, size_px)
-    return other
 
 
 def embed(sized: AtSizes, pairs: Pairs, progress: Progress | None = None) -> Looks:

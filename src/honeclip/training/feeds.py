@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from honeclip.data.loader import Batch
+from honeclip.model import scales
 from honeclip.model.clip import Clip
 from honeclip.model.towers import image_tower, text_tower, trim
 from honeclip.preprocess.preprocess import normalise
@@ -64,7 +65,8 @@ class ImageFeed:
         if self.features_NF is not None:
             return tower.head(here.to(self.dtype))
         preprocess = self.clip.preprocess
-        return tower(normalise(here, preprocess.mean, preprocess.std, self.dtype))
+        pixels = normalise(here, preprocess.mean, preprocess.std, self.dtype)
+        return tower(pixels) if self.size_px is None else scales.through(self.clip, tower, pixels)
 
 
 @dataclass(frozen=True)

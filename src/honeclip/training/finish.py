@@ -71,7 +71,7 @@ def _handed_over(folder: RunFolder, config: Config, say: Callable[[str], None]) 
     """
     best = checkpoints.best_good(folder.checkpoints, say)
     assert best is not None  # the last step is always saved
-    if isinstance(config.resolution.stages, tuple):
+    if config.resolution.stages != "native":
         latest = checkpoints.latest_good(folder.checkpoints, lambda text: None)
         assert latest is not None
         sizes = [stored_size(checkpoints.read(one)) for one in (best, latest)]

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "before.json"
 
     @property
+    def choice_file(self) -> Path:
+        """The sizes that `resolution.stages = "auto"` took, and why."""
+        return self.path / "sizes.json"
+
+    @property
     def replaced(self) -> Path:
         """Where a run that is replaced waits until the new one has seen that nothing is wrong with its input."""
         return self.path / ".replaced"
@@ -72,7 +77,7 @@ class RunFolder:
     @property
     def parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        files = (self.config_file, self.events_file, self.result_file, self.before_file)
+        files = (self.config_file, self.events_file, self.result_file, self.before_file, self.choice_file)
         return (self.checkpoints, self.model, self.report, *files)
 
     @property

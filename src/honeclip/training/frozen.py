@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,9 @@ from honeclip.config import Loss
 from honeclip.embedding import features
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import ConfigError
+from honeclip.model import resize
 from honeclip.model.clip import Clip, measuring
+from honeclip.model.scales import smaller
 from honeclip.monitoring.terminal import Progress
 from honeclip.training.aims import Aims, hard_captions
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
@@ -76,9 +78,9 @@ def _further_features(found: Prepared, known: Caches, progress: Progress) -> tup
     clip, loss = found.clip, found.config.loss
     scales: list[Tensor] = []
     for size_px in smaller_sizes(clip, loss.scales) if known.image else ():
-        smaller = replace(clip, preprocess=clip.preprocess.with_size(size_px))
+        small = smaller(clip, size_px)
         scales.append(
-            features.image_features(smaller, found.train, progress=progress.counter(f"features at {size_px} px"))
+            features.image_features(small, found.train, progress=progress.counter(f"features at {size_px} px"))
         )
     if not (known.text and loss.hard_captions):
         return tuple(scales), None
@@ -95,14 +97,14 @@ def further_feeds(clip: Clip, loss: Loss, aims: Aims, dtype: torch.dtype) -> tup
 
 
 def smaller_sizes(clip: Clip, scales: Sequence[float]) -> list[int]:
-    """Side in pixels of the images at each further scale.
+    """Side in pixels of the images at each further scale, a multiple of the patch.
 
     Raises:
-        ConfigError: the image tower takes images of one size only.
+        ConfigError: the image tower takes images of one size only, or a scale leaves nothing of it.
     """
-    sizes = [max(1, round(clip.preprocess.size_px * scale)) for scale in scales[1:]]
-    feed = ImageFeed(clip, None, clip.dtype)
+    sizes = [_nearest(clip, scale) for scale in scales[1:]]
     for size_px in sizes:
+        feed = ImageFeed(clip, None, clip.dtype, size_px)
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with fake, measuring(clip):
             probe = torch.empty(1, 3, size_px, size_px, dtype=torch.uint8)
@@ -114,3 +116,16 @@ def smaller_sizes(clip: Clip, scales: Sequence[float]) -> list[int]:
                     f"{clip.preprocess.size_px} px ({error}); starter takes any size"
                 ) from None
     return sizes
+
+
+def _nearest(clip: Clip, scale: float) -> int:
+    own = clip.preprocess.size_px
+    size_px = max(1, round(own * scale))
+    patch = resize.patch_px(clip)
+    nearest = resize.nearest_size(clip, size_px) if size_px >= patch else 0
+    if not 0 < nearest < own:
+        raise ConfigError(
+            f"loss.scales: {scale:g} of {own} px is {size_px} px, and with patches of {patch} px the image tower of "
+            f"{clip.source} has no smaller size near it; leave it out, or train at a larger size (resolution.stages)"
+        )
+    return nearest

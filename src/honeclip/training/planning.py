@@ -145,12 +145,22 @@ def pulled(clip: Clip, levers: Levers) -> Iterator[None]:
             yield
 
 
-def total_steps(train: Train, rows: int, batch: float, seconds_per_step: float | None, heads_only: bool) -> int:
-    """The length of the run in steps: as asked for, or by the data."""
+def total_steps(
+    train: Train,
+    rows: int,
+    batch: float,
+    seconds_per_step: float | None,
+    heads_only: bool,
+    before_seconds: float = 0.0,
+) -> int:
+    """The length of the run in steps: as asked for, or by the data; minutes are less `before_seconds`."""
     steps_per_epoch = rows / batch
     if train.length == "auto":
         return max(MIN_HEAD_STEPS if heads_only else MIN_STEPS, math.ceil(AUTO_EPOCHS * steps_per_epoch))
-    return max(1, to_steps(parse(train.length), steps_per_epoch, None, seconds_per_step))
+    length = parse(train.length)
+    if length.unit == "minutes":
+        length = replace(length, value=max(0.0, length.value - before_seconds / 60))
+    return max(1, to_steps(length, steps_per_epoch, None, seconds_per_step))
 
 
 def _levers(subject: Subject, memory: Memory) -> Iterator[Levers]:

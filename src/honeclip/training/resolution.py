@@ -136,14 +136,15 @@ def take(
         say: told of a size that is rounded to the patch.
 
     Returns:
-        The rows of `resolution.stages` with sizes that the tower takes; none for a run of one size.
+        The rows of `resolution.stages` with sizes that the tower takes; none for a run of one size, or where they are not
+        chosen yet (`choice.settled`).
 
     Raises:
         BadInput: a size below the patch or one that open_clip cannot say, patch dropout or a table alone for a tower that
             has none.
     """
     wanted = config.resolution.stages
-    if wanted == "native":
+    if wanted == "native" or wanted == "auto":
         return ()
     rows = []
     for row in (SizeStage(at=0.0, size=wanted),) if isinstance(wanted, int) else wanted:

@@ -17,8 +17,8 @@ from honeclip.checkpoint.save import RunState, tidy
 from honeclip.model import heads
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
+from honeclip.training import choice, planning, resolution, setup, stages
 from honeclip.training import folder as folders
-from honeclip.training import planning, resolution, setup, stages
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
@@ -125,6 +125,7 @@ def _finished(found: Found) -> Run | None:
 
 def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: Progress) -> Run:
     """The run itself, in a folder that is its own."""
+    prepared = choice.settled(prepared, folder.choice_file, say, progress)
     config, clip = prepared.config, prepared.clip
     # 1. where it stands, and what the model got before its first step
     newest = checkpoints.latest_good(folder.checkpoints, say)
@@ -196,7 +197,8 @@ def length(prepared: Prepared, learner: Learner, known: Known, state: RunState |
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
     alone = frozen == stages.TOWERS or heads.takes_fresh_heads(prepared.clip)
-    total = planning.total_steps(config.train, len(prepared.train), prepared.mean_batch, seconds, alone)
+    rows, batch = len(prepared.train), prepared.mean_batch
+    total = planning.total_steps(config.train, rows, batch, seconds, alone, prepared.before_seconds)
     if alone and frozen != stages.TOWERS and config.train.length == "auto":
         # the heads have all the steps that they would have alone, and the towers' come on top
         total = math.ceil(total / stages.HEADS_FIRST)

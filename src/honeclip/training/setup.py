@@ -72,6 +72,7 @@ class Prepared:
         begins_tuned: whether the model was fine-tuned by honeclip before.
         origin: position tables of the model as it was loaded.
         resolutions: sizes of the images over the run, each one that the tower takes; none for a run of one size.
+        before_seconds: what a length in minutes has to leave room for beside the steps; 0 where it counts the steps alone.
     """
 
     config: Config
@@ -87,6 +88,7 @@ class Prepared:
     begins_tuned: bool
     origin: Origin
     resolutions: tuple[SizeStage, ...] = ()
+    before_seconds: float = 0.0
 
     def asked(self, split: str) -> Asked:
         """What the model is measured on, for val and test."""

@@ -152,6 +152,11 @@ def tune(
     # as paths that hold wherever best.toml is used from
     given = _merged(given, {"data": {"path": config.data.path, "domain": config.data.domain}})
     given = _merged(given, {"model": {"source": config.model.source}})
+    if config.resolution.stages == "auto":
+        raise ConfigError(
+            "resolution.stages=auto chooses anew by what it measures, and trials are compared at the same sizes: take the "
+            "stages that `honeclip plan --model M --data D` prints"
+        )
     folder = Path(out)
     with Progress() as progress, stopping():
         say = report or progress.say
