@@ -22,8 +22,9 @@ def bench(data, two_towers):
         yield Bench(setup.prepare(config, "cpu", lambda text: None, progress), Known(progress)), values
 
 
-def scores(bench, values, loss, seed=0):
-    config = configs.load(values={**values, "loss": loss, "train": {**values["train"], "seed": seed}})
+def scores(bench, values, loss, seed=0, stages="native"):
+    sections = {"loss": loss, "train": {**values["train"], "seed": seed}, "resolution": {"stages": stages}}
+    config = configs.load(values={**values, **sections})
     return [one.score for one in attempt(bench, folder.absolute(config)).scores()]
 
 
@@ -33,3 +34,11 @@ def test_runs_with_other_scales_share_a_bench(bench):
     again = [scores(*bench, loss) for loss in reversed(FURTHER)]
     assert first == again[::-1]
     assert all(len(one) == 3 for one in first)
+
+
+def test_runs_of_other_sizes_share_a_bench(bench):
+    sizes = ("native", 64, [[0.0, 32], [0.5, 48]])
+    first = [scores(*bench, {}, stages=one) for one in sizes]
+    again = [scores(*bench, {}, stages=one) for one in reversed(sizes)]
+    assert first == again[::-1]
+    assert first[0] != first[1]

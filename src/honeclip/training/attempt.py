@@ -18,7 +18,7 @@ from honeclip.model.clip import Clip
 from honeclip.model.resize import resize
 from honeclip.schedule import parse, to_steps
 from honeclip.training import frozen as features
-from honeclip.training import mining, run, setup, stages
+from honeclip.training import mining, resolution, run, setup, stages
 from honeclip.training.asked import Asked
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, train
@@ -116,9 +116,17 @@ class Attempt:
 
 
 def attempt(bench: Bench, config: Config) -> Attempt:
-    """An attempt at a config that names the same data, domain, model source and sizes as the bench's."""
-    prepared = replace(bench.prepared, config=config, clip=_copy(bench.prepared.clip))
-    return Attempt(bench, config, prepared)
+    """An attempt at a config that names the same data, domain and model source as the bench's; sizes are its own.
+
+    Raises:
+        BadInput: a size that the tower cannot have.
+    """
+    found = bench.prepared
+    clip = _copy(found.clip)
+    image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
+    resize(clip, found.origin.size_px, found.origin)
+    resolutions = resolution.take(clip, config, found.origin, image_frozen, lambda text: None)
+    return Attempt(bench, config, replace(found, config=config, clip=clip, resolutions=resolutions))
 
 
 def _copy(clip: Clip) -> Clip:
