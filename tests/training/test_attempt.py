@@ -22,23 +22,25 @@ def bench(data, two_towers):
         yield Bench(setup.prepare(config, "cpu", lambda text: None, progress), Known(progress)), values
 
 
-def scores(bench, values, loss, seed=0, stages="native"):
-    sections = {"loss": loss, "train": {**values["train"], "seed": seed}, "resolution": {"stages": stages}}
-    config = configs.load(values={**values, **sections})
-    return [one.score for one in attempt(bench, folder.absolute(config)).scores()]
+def tried(bench, values, loss, stages="native"):
+    """The scores of an attempt, and its best weights."""
+    sections = {"loss": loss, "resolution": {"stages": stages}}
+    made = attempt(bench, folder.absolute(configs.load(values={**values, **sections})))
+    scores = [one.score for one in made.scores()]
+    return scores, {name: one.sum().item() for name, one in made.weights.items()}
 
 
 def test_runs_with_other_scales_share_a_bench(bench):
     """Whatever came before on the bench, an attempt is the same."""
-    first = [scores(*bench, loss) for loss in FURTHER]
-    again = [scores(*bench, loss) for loss in reversed(FURTHER)]
+    first = [tried(*bench, loss) for loss in FURTHER]
+    again = [tried(*bench, loss) for loss in reversed(FURTHER)]
     assert first == again[::-1]
-    assert all(len(one) == 3 for one in first)
+    assert all(len(scores) == 3 for scores, _ in first)
 
 
 def test_runs_of_other_sizes_share_a_bench(bench):
     sizes = ("native", 64, [[0.0, 32], [0.5, 48]])
-    first = [scores(*bench, {}, stages=one) for one in sizes]
-    again = [scores(*bench, {}, stages=one) for one in reversed(sizes)]
+    first = [tried(*bench, {}, one) for one in sizes]
+    again = [tried(*bench, {}, one) for one in reversed(sizes)]
     assert first == again[::-1]
-    assert first[0] != first[1]
+    assert first[0][1] != first[1][1], "they did see other images"
