@@ -18,9 +18,10 @@ from honeclip.evaluation import zeroshot
 from honeclip.evaluation.answers import Answers
 from honeclip.evaluation.intervals import RESAMPLES, Statistic, figure, resampled
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import folder, setup
+from honeclip.training import folder
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
+from honeclip.training.prepared import prepare
 
 Draws = NDArray[np.float64]
 """(resamples + 1, arms, seeds): a figure of every run on the test queries as they are (row 0) and on every resample."""
@@ -52,7 +53,7 @@ def runs(
     values = folder.options(None, data, model, domain)
     with Progress() as progress:
         first = folder.absolute(configs.load(None, sets, values))
-        prepared = setup.prepare(first, "cpu", lambda text: print(text, file=sys.stderr), progress)
+        prepared = prepare(first, "cpu", lambda text: print(text, file=sys.stderr), progress)
         shared = Bench(prepared, Known(progress))
         asked = prepared.asked("val" if val else "test")
         for seed in range(seeds):

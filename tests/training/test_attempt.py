@@ -7,9 +7,10 @@ import tiny_runs
 
 from honeclip import config as configs
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import folder, setup
+from honeclip.training import folder
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
+from honeclip.training.prepared import prepare
 
 FURTHER = ({}, {"scales": [1.0, 0.5]}, {"scales": [1.0, 0.75]})
 
@@ -19,7 +20,7 @@ def bench(data, two_towers):
     values = folder.options(tiny_runs.settings(), str(data), str(two_towers), "industrial")
     with Progress() as progress:
         config = folder.absolute(configs.load(values=values))
-        yield Bench(setup.prepare(config, "cpu", lambda text: None, progress), Known(progress)), values
+        yield Bench(prepare(config, "cpu", lambda text: None, progress), Known(progress)), values
 
 
 def tried(bench, values, loss, stages="native"):

@@ -9,7 +9,7 @@ import pytest
 from honeclip import config as configs
 from honeclip.config import Train
 from honeclip.monitoring import events
-from honeclip.training import asked, planning, session, setup
+from honeclip.training import asked, planning, prepared, session, setup
 from honeclip.training.state import Position
 from honeclip.training.validation import Score, judge
 
@@ -143,13 +143,13 @@ def test_without_keeping_the_best_the_last_is_handed_over(quick):
 
 def test_a_set_without_val_is_trained_without_looking_and_without_test_is_not_scored(quick, tmp_path, monkeypatch):
     """A manifest's own split column always gives all three, so rows are taken away afterwards."""
-    real = setup.pairs.load
+    real = prepared.pairs.load
 
     def only_train(*arguments, **options):
         everything = real(*arguments, **options)
         return everything.select([row for row, split in enumerate(everything.splits) if split == "train"])
 
-    monkeypatch.setattr(setup.pairs, "load", only_train)
+    monkeypatch.setattr(prepared.pairs, "load", only_train)
     result = quick(page=True)
     assert (result.before, result.after) == ({}, {})
     assert scores(result) == []

@@ -21,10 +21,11 @@ from honeclip.checkpoint.save import named
 from honeclip.errors import ConfigError
 from honeclip.monitoring import events
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import folder, loop, resolution, setup
+from honeclip.training import folder, loop, resolution
 from honeclip.training import run as training
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
+from honeclip.training.prepared import prepare
 
 ROWS = 24
 SIZES = [[0.0, 32], [0.4, 48], [0.8, 64]]
@@ -366,7 +367,7 @@ def test_a_trial_goes_through_the_same_sizes_as_a_run(finished, data, vit):
         values=folder.options(tiny_runs.settings(**{**SETTINGS, "evaluate": {"every": 1}}), data, vit, None)
     )
     with Progress() as progress:
-        prepared = setup.prepare(config, "cpu", lambda text: None, progress)
+        prepared = prepare(config, "cpu", lambda text: None, progress)
         trial = attempt(Bench(prepared, Known(progress)), config)
         scores = list(trial.scores())
     assert [one.step for one in scores] == list(range(1, 11))

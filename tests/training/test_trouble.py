@@ -16,7 +16,7 @@ from honeclip.device.fake import FakeMps, RuleBroken, rules
 from honeclip.errors import DataError, NonFiniteError
 from honeclip.model.load import load
 from honeclip.monitoring import events
-from honeclip.training import feeds, loop, setup
+from honeclip.training import feeds, loop, prepared, setup
 
 OUT_OF_MEMORY = (
     "MPS backend out of memory (MPS allocated: 18.13 GB, other allocations: 384.00 KiB, max allowed: 18.13 GB). Tried to "
@@ -76,14 +76,14 @@ def test_a_loss_that_is_not_finite_in_the_first_step_names_it(quick, vit, tmp_pa
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_gradient_that_is_not_finite_is_named(precision, quick, tmp_path, monkeypatch):
     """A finite loss with a NaN in the backward. With a scaler (fp16) smaller scales are tried first, and then it stops."""
-    real = setup.load
+    real = prepared.load
 
     def broken(source, device):
         clip = real(source, device)
         clip.model.visual.class_embedding.register_hook(lambda gradient: gradient * torch.nan)
         return clip
 
-    monkeypatch.setattr(setup, "load", broken)
+    monkeypatch.setattr(prepared, "load", broken)
     with pytest.raises(NonFiniteError, match=r"the gradient of visual\.class_embedding is not finite") as caught:
         quick(train={"precision": precision, "length": 40}, evaluate={"every": 0})
     done = len(steps(tmp_path / "run"))

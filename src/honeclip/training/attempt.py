@@ -22,7 +22,7 @@ from honeclip.training import mining, resolution, run, setup, stages
 from honeclip.training.asked import Asked
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, train
-from honeclip.training.setup import Prepared
+from honeclip.training.prepared import Prepared
 from honeclip.training.validation import measure
 
 

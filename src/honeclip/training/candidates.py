@@ -27,7 +27,7 @@ from honeclip.schedule import parse, to_steps
 from honeclip.training import planning, setup, stages
 from honeclip.training.feeds import ImageFeed
 from honeclip.training.frozen import Known
-from honeclip.training.setup import Prepared
+from honeclip.training.prepared import Prepared
 from honeclip.training.stages import Stage
 
 SHARES = (0.5, 0.7, 1.0, 1.4, 2.0)

@@ -22,10 +22,10 @@ from honeclip.schedule import parse
 from honeclip.sizes import SizeStage
 from honeclip.training import candidates as looks
 from honeclip.training import folder as folders
-from honeclip.training import planning, setup, stages
+from honeclip.training import planning, stages
 from honeclip.training.candidates import CLIMB, LEAST_ROWS, PROBE_ROWS, Candidate
 from honeclip.training.frozen import Known
-from honeclip.training.setup import Prepared, Say
+from honeclip.training.prepared import Prepared, Say, prepare
 
 PROBE_S, PROBE_SHARE = 60.0, 0.1
 """Seconds that a probe may take, and the share of a run whose length is in minutes."""
@@ -102,7 +102,7 @@ def advised(values: dict[str, dict[str, Any]], device: str, say: Say, progress: 
         BadInput: something given is wrong, or no size fits the memory.
     """
     config = configs.load(None, ["resolution.stages=auto"], values)
-    return choose(setup.prepare(folders.absolute(config), device, say, progress), progress)
+    return choose(prepare(folders.absolute(config), device, say, progress), progress)
 
 
 def choose(found: Prepared, progress: Progress) -> Choice:

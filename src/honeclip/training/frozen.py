@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +19,7 @@ from honeclip.model.scales import smaller
 from honeclip.monitoring.terminal import Progress
 from honeclip.training.aims import Aims, hard_captions
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
-
-if TYPE_CHECKING:
-    from honeclip.training.setup import Prepared
+from honeclip.training.prepared import Prepared
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from honeclip.losses.targets import Targets
 from honeclip.training import frozen, setup
 from honeclip.training.aims import Aims
 from honeclip.training.loop import Learner, Mined
-from honeclip.training.setup import Prepared
+from honeclip.training.prepared import Prepared
 from honeclip.training.stages import Stage
 
 NONE_YET = -1

@@ -23,8 +23,8 @@ from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner
+from honeclip.training.prepared import Prepared, Say, prepare
 from honeclip.training.session import Session
-from honeclip.training.setup import Prepared, Say
 from honeclip.training.signals import Stop, stopping
 from honeclip.training.state import Position, restore, stored_size
 
@@ -109,7 +109,7 @@ def fit(
         if done is not None:
             say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
             return done
-        prepared = setup.prepare(found.config, device, say, progress)
+        prepared = prepare(found.config, device, say, progress)
         with locked(found.folder.path), folders.claimed(found):
             return _run(found.folder, prepared, stop, say, progress)
 

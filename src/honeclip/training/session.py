@@ -20,8 +20,8 @@ from honeclip.training.asked import Asked
 from honeclip.training.folder import RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, Step, train
+from honeclip.training.prepared import Prepared, Say
 from honeclip.training.resolution import Resolution
-from honeclip.training.setup import Prepared, Say
 from honeclip.training.signals import Stop
 from honeclip.training.stages import Stage
 from honeclip.training.state import Position, capture, sizes_begun, stored_plan

@@ -29,9 +29,9 @@ from honeclip.evaluation.report import Report
 from honeclip.model.heads import takes_fresh_heads
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder as folders
-from honeclip.training import setup
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
+from honeclip.training.prepared import prepare
 from honeclip.training.signals import stopping
 from honeclip.tuning.space import Overrides, Space, suggest
 
@@ -160,7 +160,7 @@ def tune(
     folder = Path(out)
     with Progress() as progress, stopping():
         say = report or progress.say
-        prepared = setup.prepare(config, device, say, progress)
+        prepared = prepare(config, device, say, progress)
         if not len(prepared.asked("val").pairs):
             raise ConfigError(f"{config.data.path} has no val split, by whose scores settings are compared")
         folder.mkdir(parents=True, exist_ok=True)
