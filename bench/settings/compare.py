@@ -153,6 +153,7 @@ def main() -> None:
     ):
         found[name, seed] = answers
         seconds[name] += took
+        print(f"{name}, seed {seed}: {took:.1f} s", file=sys.stderr, flush=True)
     rows = draws(found, names, given.seeds)
     against = names.index(given.against) if given.against else 0
     print("\n".join(table(rows, names, against)))
