@@ -21,6 +21,7 @@ from torch import Tensor
 
 from honeclip import places
 from honeclip.data.pairs import ImageRef, Pairs
+from honeclip.device.resident import keeping_freed
 from honeclip.embedding import store
 from honeclip.embedding.batches import decoded, halving, tokenised
 from honeclip.errors import DataError
@@ -132,7 +133,7 @@ def distinct_image_features(
             if pixels is not None:
                 yield [missing[number] for number in numbers], halving(clip, body, pixels)
 
-    with measuring(clip):
+    with measuring(clip), keeping_freed():
         features_UF, _ = _through_store(cache, keys, computed, progress)
     return features_UF, failed
 

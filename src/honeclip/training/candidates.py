@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from honeclip.data import loader
 from honeclip.data.order import Draw
 from honeclip.data.pairs import Pairs
+from honeclip.device.resident import keeping_freed
 from honeclip.errors import BadInput, ModelError
 from honeclip.evaluation import probe
 from honeclip.evaluation.intervals import Figure, Indices, figures
@@ -212,7 +213,7 @@ def _image_seconds(clip: Clip, rows: Pairs) -> float:
             feed(feed.inputs(batch))
         clip.device.synchronise()
 
-    with measuring(clip):
+    with measuring(clip), keeping_freed():
         return min(_timed(once), _timed(once)) / count
 
 

@@ -23,7 +23,7 @@ from honeclip.sizes import SizeStage
 from honeclip.training import candidates as looks
 from honeclip.training import folder as folders
 from honeclip.training import planning, stages
-from honeclip.training.candidates import CLIMB, LEAST_ROWS, PROBE_ROWS, Candidate
+from honeclip.training.candidates import CLIMB, LEAST_ROWS, PROBE_ROWS, TIMED_ROWS, Candidate
 from honeclip.training.frozen import Known
 from honeclip.training.prepared import Prepared, Say, prepare
 
@@ -117,7 +117,7 @@ def choose(found: Prepared, progress: Progress) -> Choice:
     allowed = PROBE_SHARE * seconds if seconds else PROBE_S
     count = min(PROBE_ROWS, len(found.train), int(allowed / sum(one.image_seconds for one in had)))
     asks = count >= LEAST_ROWS and sum(not one.out for one in had) > 1
-    rows = found.train.select(looks.spread(len(found.train), count if asks else LEAST_ROWS))
+    rows = found.train.select(looks.spread(len(found.train), count if asks else TIMED_ROWS))
     known = Known(progress)
     had = [looks.second_look(found, one, rows, known, asks) for one in had]
     if not any(one.peak_bytes for one in had):
