@@ -12,7 +12,7 @@ from honeclip.config import Train
 from honeclip.embedding import features
 from honeclip.model.load import load
 from honeclip.monitoring import events
-from honeclip.training import frozen, setup, stages
+from honeclip.training import frozen, prepared, stages
 from honeclip.training.stages import Stage
 
 BUFFERS = ("running_", "num_batches", "proj.mean", "proj.std")
@@ -151,7 +151,7 @@ def test_a_frozen_tower_is_computed_once_and_read_the_second_time(model, quick, 
             module.register_forward_hook(lambda *_, name=name: seen.update({name: seen[name] + 1}))
         return clip
 
-    monkeypatch.setattr(setup, "load", counted)
+    monkeypatch.setattr(prepared, "load", counted)
     for number, expected in enumerate((True, False)):
         seen.update(image=0, text=0)
         quick(model=folder, sets=["model.freeze=towers", f"train.seed={number}"], out=tmp_path / str(number))

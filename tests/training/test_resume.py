@@ -48,11 +48,12 @@ def deaths(data, vit, two_towers, session_home, tmp_path_factory) -> dict[str, d
     cases = json.dumps([(folders[name], *case) for name, case in CASES.items()])
     command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("deaths")), str(data), cases]
     env = tiny_runs.environment(session_home)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840, env=env)
     assert done.returncode == 0, done.stderr
     return dict(zip(CASES, json.loads(done.stdout), strict=True))
 
 
+@pytest.mark.timeout(900)  # the first of them waits for all runs that are killed
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_killed(name, deaths):
     whole, places = deaths[name]["whole"], CASES[name][1]
