@@ -13,7 +13,7 @@ from honeclip.preprocess.images import Facts
 TINY_PX = 8
 """Images whose shorter side is less are `tiny`."""
 
-PLAIN_MODES = ("RGB", "L")
+PLAIN_MODES = ("RGB", "L", "DICOM RGB", "DICOM MONOCHROME2")
 CHANGED = {
     "RGBA": "transparency is put on white",
     "LA": "transparency is put on white",
@@ -23,6 +23,8 @@ CHANGED = {
     "YCbCr": "turned into RGB",
     "LAB": "turned into RGB",
     "HSV": "turned into RGB",
+    "DICOM MONOCHROME1": "grey whose largest value is black, inverted",
+    "DICOM PALETTE COLOR": "a palette, turned into colours",
     "1": "black and white only",
     "I": "grey of more than 8 bits, scaled to 8",
     "F": "grey of floating point, scaled to 8 bits",

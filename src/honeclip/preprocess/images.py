@@ -8,6 +8,7 @@ Files are told apart by their first bytes, not by their names. What becomes of t
 - grey of 16 bits is divided by 257, so that 65535 becomes 255, whatever the picture holds;
 - grey of 32 bits or of floating point stays where all of it lies within 0..255, floating point within 0..1 times 255,
   and else the smallest value becomes 0 and the largest 255; what is no finite number becomes 0;
+- DICOM becomes what a viewer shows (`dicom` has the rules);
 - the orientation of EXIF is applied; of an animation or of several pages the first picture is taken.
 
 Nothing here touches what belongs to the whole process (Pillow's limits, warning filters): files are decoded in threads.
@@ -57,8 +58,8 @@ class Limits:
 LIMITS = Limits()
 """For files of the user's own; a server takes smaller ones."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-"""Of Pillow's readers only these: each is a door for a crafted file, and some start other programs."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "DICOM")
+"""Of Pillow's readers only these: each is a door for a crafted file, and some start other programs. DICOM has its own."""
 
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
@@ -72,8 +73,9 @@ _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
 # Called without Image.open, which judges sizes by a limit of the whole process and warns: switching a warning off for a
 # moment switches it for every thread, and now and then for good.
 
+_DICOM = re.compile(rb".{128}DICM", re.DOTALL)
+
 _STRANGERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (re.compile(rb".{128}DICM", re.DOTALL), "this is a DICOM file, and this version reads none: convert it to PNG"),
     (re.compile(rb"....ftyp(hei|hev|mif|msf)", re.DOTALL), "this is a HEIC photo: convert it to JPEG"),
     (re.compile(rb"....ftypavi[fs]", re.DOTALL), "this is an AVIF image: convert it to PNG"),
     (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "this is a JPEG 2000 image: convert it to PNG"),
@@ -103,7 +105,7 @@ class Facts:
 
     Attributes:
         size: (width, height) in pixels, upright.
-        mode: Pillow's mode of the file, before it became RGB.
+        mode: Pillow's mode of the file, before it became RGB; of DICOM its photometric interpretation.
         pixels_sha256: hex, of size and RGB pixels: equal pictures in different formats share it.
     """
 
@@ -151,7 +153,7 @@ def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS) -> Image
             does not name the file: who calls knows by which name the user does.
     """
     if isinstance(source, Image.Image):
-        _within(source.size, limits)
+        within(source.size, limits)
         if type(source) is Image.Image and source.mode == "RGB" and not source.info:
             return source  # as this function leaves them; a large one takes a while to copy
         with _faults():
@@ -179,15 +181,21 @@ def _read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
     head = file.read(_HEAD_BYTES)
     if not head:
         raise DataError("the file is empty")
+    if _DICOM.match(head):
+        # Asked before the others: some scanners put the start of a TIFF into the 128 bytes, and no TIFF behind it
+        from honeclip.preprocess import dicom  # here, for pydicom takes a second to import
+
+        picture, mode = dicom.read(file, limits)
+        return _upright_rgb(picture), mode
     reader = next((reader for start, reader in _READERS if start.match(head)), None)
     if reader is None:
         raise DataError(_unknown(head))
     if reader is WebPImageFile:  # it makes its canvas as soon as it is called, and asks a limit of Pillow's own there
-        _within(_webp_size(head), Limits(min(limits.pixels, 2 * (Image.MAX_IMAGE_PIXELS or limits.pixels))))
+        within(_webp_size(head), Limits(min(limits.pixels, 2 * (Image.MAX_IMAGE_PIXELS or limits.pixels))))
     file.seek(0)
     with _faults():
         image = reader(file)
-        _within(image.size, limits)
+        within(image.size, limits)
         mode = image.mode
         if isinstance(image, TiffImageFile):
             # Else its load() makes the canvas, and asks Pillow's limit first: it would warn, and refuse what is allowed
@@ -222,7 +230,8 @@ def _unknown(head: bytes) -> str:
     return f"no image in a known format ({', '.join(FORMATS)})"
 
 
-def _within(size: tuple[int, int], limits: Limits) -> None:
+def within(size: tuple[int, int], limits: Limits) -> None:
+    """Raises DataError where `size` (width, height) has more pixels than the limit."""
     pixels = size[0] * size[1]
     if pixels > limits.pixels:
         raise DataError(
