@@ -6,9 +6,10 @@ Nothing here trains. `clip_json` is what a checkpoint keeps beside the weights; 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -191,6 +192,11 @@ def measuring(clip: Clip) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def copied(clip: Clip) -> Clip:
+    """A model of its own with the same weights: whatever is done to it, the first one stays as it is."""
+    return replace(clip, model=copy.deepcopy(clip.model), config=copy.deepcopy(clip.config))
 
 
 def place(

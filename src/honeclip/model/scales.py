@@ -2,7 +2,7 @@
 
 A tower with a position table sees them with the table interpolated. Interpolation is linear, so it is written as a matrix
 that is worked out on the CPU: the gradient reaches the table through a product, which every device has, where the backward
-of an antialiased interpolation is missing on MPS before torch 2.14 (docs/mps.md).
+of an antialiased interpolation is missing on MPS before torch 2.14.
 """
 
 from __future__ import annotations

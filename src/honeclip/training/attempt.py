@@ -6,7 +6,6 @@ exact step; only nothing is written down, and a size of the images that would be
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from honeclip.config import Config
 from honeclip.evaluation.report import Report
-from honeclip.model.clip import Clip
+from honeclip.model.clip import copied
 from honeclip.model.resize import resize
 from honeclip.schedule import parse, to_steps
 from honeclip.training import frozen as features
@@ -122,13 +121,8 @@ def attempt(bench: Bench, config: Config) -> Attempt:
         BadInput: a size that the tower cannot have.
     """
     found = bench.prepared
-    clip = _copy(found.clip)
+    clip = copied(found.clip)
     image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
     resize(clip, found.origin.size_px, found.origin)
     resolutions = resolution.take(clip, config, found.origin, image_frozen, lambda text: None)
     return Attempt(bench, config, replace(found, config=config, clip=clip, resolutions=resolutions))
-
-
-def _copy(clip: Clip) -> Clip:
-    """A model of its own, so that the next attempt begins where this one did."""
-    return replace(clip, model=copy.deepcopy(clip.model), config=copy.deepcopy(clip.config))

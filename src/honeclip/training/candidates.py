@@ -5,7 +5,6 @@ What is measured here decides nothing but the size of the images (`training.choi
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,8 @@ from honeclip.errors import BadInput, ModelError
 from honeclip.evaluation import probe
 from honeclip.evaluation.intervals import Figure, Indices, figures
 from honeclip.model import heads, resize
-from honeclip.model.clip import Clip, measuring
+from honeclip.model.clip import Clip, copied, measuring
+from honeclip.model.scales import sharing
 from honeclip.schedule import parse, to_steps
 from honeclip.training import planning, setup, stages
 from honeclip.training.feeds import ImageFeed
@@ -69,6 +69,11 @@ class Candidate:
     out: str = ""
 
     @property
+    def mean(self) -> float:
+        """Mean reciprocal rank that the probe found; 0 where it did not run."""
+        return 0.0 if self.ranks is None else float(self.ranks.mean())
+
+    @property
     def mrr(self) -> Figure | None:
         """Mean reciprocal rank that the probe found, with its interval."""
         ranks = self.ranks
@@ -112,13 +117,13 @@ def sizes(found: Prepared) -> list[int]:
     return sorted(taken)
 
 
-def at_size(found: Prepared, size_px: int) -> Prepared:
+def _at_size(found: Prepared, size_px: int) -> Prepared:
     """The same with a model of its own at another size.
 
     Raises:
         ModelError: the tower cannot have it.
     """
-    clip = replace(found.clip, model=copy.deepcopy(found.clip.model), config=copy.deepcopy(found.clip.config))
+    clip = copied(found.clip)
     resize.resize(clip, size_px, found.origin)
     return replace(found, clip=clip)
 
@@ -134,7 +139,7 @@ def first_look(found: Prepared, size_px: int) -> Candidate:
     if size_px > found.clip.preprocess.size_px and upscaled > 0.5:
         return replace(one, out=f"{upscaled:.0%} of the images are smaller")
     try:
-        return replace(one, image_seconds=_image_seconds(at_size(found, size_px).clip, found.train))
+        return replace(one, image_seconds=_image_seconds(sharing(found.clip, size_px), found.train))
     except ModelError as error:
         return replace(one, out=str(error))
 
@@ -151,7 +156,7 @@ def second_look(found: Prepared, one: Candidate, rows: Pairs, known: Known, asks
     """
     if one.out:
         return one
-    small = replace(at_size(found, one.size_px), train=rows, resolutions=())
+    small = replace(_at_size(found, one.size_px), train=rows, resolutions=())
     frozen = stages.frozen_towers(small.clip, small.config.model.freeze)
     if asks:
         both = known.of(small, stages.TOWERS)

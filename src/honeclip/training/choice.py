@@ -16,7 +16,8 @@ from typing import Any
 from honeclip import config as configs
 from honeclip.errors import BadInput, ModelError
 from honeclip.evaluation.intervals import Figure
-from honeclip.model import heads, resize
+from honeclip.model import resize
+from honeclip.model.scales import sharing
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse
 from honeclip.sizes import SizeStage
@@ -83,8 +84,7 @@ def settled(found: Prepared, file: Path, say: Say, progress: Progress) -> Prepar
         for line in in_words(choice):
             say(line)
         folders.write_json(file, choice.to_json())
-    for row in choice.rows:
-        resize.resize(found.clip, row.size, found.origin)
+    resize.resize(found.clip, choice.rows[-1].size, found.origin)
     rows = choice.rows if len(choice.rows) > 1 else ()
     return replace(found, resolutions=rows, before_seconds=choice.before_seconds)
 
@@ -122,13 +122,14 @@ def choose(found: Prepared, progress: Progress) -> Choice:
     had = [looks.second_look(found, one, rows, known, asks) for one in had]
     if not any(one.peak_bytes for one in had):
         raise BadInput(f"resolution.stages=auto: no size can be taken: {had[0].out}")
-    steps, climbs = _least_steps(found), looks.climbs(found)
+    steps = planning.least_steps(stages.heads_alone(found.clip, found.config.model.freeze))
+    climbs = looks.climbs(found)
     taken, had, reasons = decide(had, found.clip.preprocess.size_px, steps, climbs, seconds)
     if not asks:
         reasons.append(f"No probe: of {LEAST_ROWS} pairs that it needs, {count} can be looked at in {allowed:.0f} s.")
-    rows_of = _climb(found, taken.size_px) if climbs else (SizeStage(at=0.0, size=taken.size_px),)
+    wanted = _climb(found, taken.size_px) if climbs else (SizeStage(at=0.0, size=taken.size_px),)
     spent = time.perf_counter() - begun
-    return Choice(rows_of, tuple(reasons), tuple(one.to_json() for one in had), taken.before_seconds + spent)
+    return Choice(wanted, tuple(reasons), tuple(one.to_json() for one in had), taken.before_seconds + spent)
 
 
 def decide(
@@ -156,7 +157,7 @@ def decide(
     taken = own
     for one in left:
         apart = one.beyond(own)
-        if apart and apart["low"] > 0 and (taken is own or _mean(one) > _mean(taken)):
+        if apart and apart["low"] > 0 and (taken is own or one.mean > taken.mean):
             taken = one
     if taken is not own and (apart := taken.beyond(own)):
         reasons.append(f"{taken.size_px} px is taken instead: the probe reads more at it, MRR {_signed(apart)}.")
@@ -197,7 +198,7 @@ def _climb(found: Prepared, size_px: int) -> tuple[SizeStage, ...]:
     for at, share in CLIMB[:-1]:
         try:
             side = resize.nearest_size(found.clip, round(share * size_px))
-            looks.at_size(found, side)
+            sharing(found.clip, side)
         except ModelError:
             continue
         if side < size_px and side not in [row.size for row in rows]:
@@ -220,15 +221,6 @@ def _seconds(found: Prepared) -> float | None:
     if length == "auto" or (duration := parse(length)).unit != "minutes":
         return None
     return 60 * duration.value
-
-
-def _least_steps(found: Prepared) -> int:
-    alone = stages.frozen_towers(found.clip, found.config.model.freeze) == stages.TOWERS
-    return planning.MIN_HEAD_STEPS if alone or heads.takes_fresh_heads(found.clip) else planning.MIN_STEPS
-
-
-def _mean(one: Candidate) -> float:
-    return one.mrr["value"] if one.mrr else 0.0
 
 
 def _signed(apart: Figure) -> str:

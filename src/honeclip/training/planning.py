@@ -145,6 +145,11 @@ def pulled(clip: Clip, levers: Levers) -> Iterator[None]:
             yield
 
 
+def least_steps(heads_only: bool) -> int:
+    """Steps that no run is shorter than unless it is asked for."""
+    return MIN_HEAD_STEPS if heads_only else MIN_STEPS
+
+
 def total_steps(
     train: Train,
     rows: int,
@@ -156,7 +161,7 @@ def total_steps(
     """The length of the run in steps: as asked for, or by the data; minutes are less `before_seconds`."""
     steps_per_epoch = rows / batch
     if train.length == "auto":
-        return max(MIN_HEAD_STEPS if heads_only else MIN_STEPS, math.ceil(AUTO_EPOCHS * steps_per_epoch))
+        return max(least_steps(heads_only), math.ceil(AUTO_EPOCHS * steps_per_epoch))
     length = parse(train.length)
     if length.unit == "minutes":
         length = replace(length, value=max(0.0, length.value - before_seconds / 60))

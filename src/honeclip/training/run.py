@@ -14,7 +14,6 @@ from typing import Any
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
-from honeclip.model import heads
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import choice, planning, resolution, setup, stages
@@ -196,7 +195,7 @@ def length(prepared: Prepared, learner: Learner, known: Known, state: RunState |
         seconds = setup.mean_seconds(prepared, learner, frozen, known)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
-    alone = frozen == stages.TOWERS or heads.takes_fresh_heads(prepared.clip)
+    alone = stages.heads_alone(prepared.clip, config.model.freeze)
     rows, batch = len(prepared.train), prepared.mean_batch
     total = planning.total_steps(config.train, rows, batch, seconds, alone, prepared.before_seconds)
     if alone and frozen != stages.TOWERS and config.train.length == "auto":

@@ -71,6 +71,11 @@ def frozen_towers(clip: Clip, freeze: str) -> frozenset[str]:
     return _FREEZE[freeze]
 
 
+def heads_alone(clip: Clip, freeze: str) -> bool:
+    """Whether there are steps in which nothing but heads learns: always, or before whole towers do."""
+    return frozen_towers(clip, freeze) == TOWERS or takes_fresh_heads(clip)
+
+
 def ever_frozen(clip: Clip, freeze: str) -> frozenset[str]:
     """The towers whose bodies do not learn in some stage: their features are wanted."""
     return TOWERS if takes_fresh_heads(clip) else frozen_towers(clip, freeze)
