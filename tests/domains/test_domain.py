@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 
 import pytest
@@ -108,19 +109,19 @@ def own_domain(folder, terms):
 
 def test_a_copied_domain_finds_the_terms_that_come_with_honeclip_and_its_own_go_first(tmp_path):
     file = own_domain(tmp_path, '["terms/medical.toml"]')
-    shipped = domains.read_terms(domains.load(file), tmp_path)
-    assert shipped == domains.read_terms(domains.load("medical"), domains.find("medical").parent)
+    shipped = domains.read_terms(domains.load(file), (tmp_path,))
+    assert shipped == domains.read_terms(domains.load("medical"), domains.term_folders("medical"))
     assert shipped.find("pneumonia") == {"pneumonia": 1}
     (tmp_path / "terms").mkdir()
     (tmp_path / "terms" / "medical.toml").write_text('[terms]\nleaf = ["leaf", ["rust", "leaf rust"]]\n')
-    own = domains.read_terms(domains.load(file), tmp_path)
+    own = domains.read_terms(domains.load(file), (tmp_path,))
     assert own.find("pneumonia, a leaf with leaf rust") == {"leaf": 1, "rust": 1}
 
 
 def test_the_files_of_a_domain_are_one_vocabulary(tmp_path):
     (tmp_path / "leaves.toml").write_text('swap = ["leaf"]\n[terms]\nleaf = ["leaf", "needle"]\n')
     both = domains.load(own_domain(tmp_path, '["leaves.toml", "industrial.toml"]'))
-    assert domains.read_terms(both, tmp_path).find("a needle with a crack") == {"needle": 1, "crack": 1}
+    assert domains.read_terms(both, (tmp_path,)).find("a needle with a crack") == {"needle": 1, "crack": 1}
 
 
 def test_a_missing_term_file_is_named_with_a_way_out(tmp_path):
@@ -247,3 +248,65 @@ def test_any_domain_survives_toml(title, labels, low, flip, rotate, fill, metric
         augment=AugmentRules(crop_scale=(low, 1.0), flip=flip, rotate_deg=rotate),
     )
     assert domains.from_mapping(tomllib.loads(domains.to_toml(one)), "again") == one
+
+
+def test_a_file_that_extends_a_domain_says_only_what_differs(tmp_path):
+    file = tmp_path / "hospital.toml"
+    file.write_text(
+        'extends = "medical"\ntitle = "Our hospital"\n[augment]\nrotate_deg = 2.0\n[label_names]\ntb = "tuberculosis"\n'
+    )
+    found, medical = domains.load(str(file)), domains.load("medical")
+    assert (found.name, found.title, found.templates) == ("hospital", "Our hospital", medical.templates)
+    assert found.augment == dataclasses.replace(medical.augment, rotate_deg=2.0)
+    assert found.label_names == {**medical.label_names, "tb": "tuberculosis"}
+    assert domains.read_terms(found, domains.term_folders(str(file))).find("a chest X-ray")
+
+
+def test_the_term_files_of_the_extended_domain_are_found_beside_it(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "plants.toml").write_text('title = "P"\ntemplates = ["{label}"]\nterms = ["herbs.toml"]\n')
+    (tmp_path / "below" / "herbs.toml").write_text('[terms]\nherb = ["sage"]\n')
+    file = tmp_path / "garden.toml"
+    file.write_text('extends = "below/plants.toml"\n')
+    assert domains.read_terms(domains.load(str(file)), domains.term_folders(str(file))).find("some sage") == {"sage": 1}
+
+
+def test_extends_goes_one_level_and_never_in_a_circle(tmp_path):
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text('extends = "b.toml"\ntitle = "A"\n')
+    second.write_text('extends = "a.toml"\ntitle = "B"\n')
+    with pytest.raises(DomainError, match="there is one level"):
+        domains.load(str(first))
+    first.write_text('extends = "a.toml"\n')
+    with pytest.raises(DomainError, match="cannot extend itself"):
+        domains.load(str(first))
+    first.write_text("extends = 3\n")
+    with pytest.raises(DomainError, match="it names one domain"):
+        domains.load(str(first))
+    first.write_text('extends = "medcal"\n')
+    with pytest.raises(DomainError, match="nearest: medical"):
+        domains.load(str(first))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"text": {"replace": [["(", "x"]]}}, "no regular expression"),
+        ({"text": {"replace": [["a*", "x"]]}}, "matches nothing at all"),
+        ({"text": {"replace": [["a", r"\2"]]}}, "no regular expression"),
+        ({"text": {"rules": ["unitz"]}}, r"text\.rules"),
+        ({"image": {"windows": ["lung", "bone"]}}, "one for a grey picture, or three"),
+        ({"image": {"windows": [[40, 0]]}}, "must be above 0"),
+        ({"augment": {"gama": 0.1}}, r"augment\.gamma"),
+        ({"metrics": {"R@10": 0}}, "metrics"),
+        ({"metrics": {"R@11": 1}}, "metrics"),
+    ],
+)
+def test_what_cannot_be_in_the_new_tables_is_refused(more, said):
+    with pytest.raises(DomainError, match=said):
+        plants(**more)
+
+
+def test_prompts_are_made_of_synonyms_too():
+    found = plants(templates=["a {label}", "{label}"], label_synonyms={"tb": ["consumption"]}, label_names={"tb": "TB"})
+    assert domains.prompts(found, "tb") == ["a TB", "TB", "a consumption", "consumption"]

@@ -158,7 +158,7 @@ def test_each_text_is_encoded_once():
 
 def test_the_domain_chooses():
     general, industrial, medical = (domains.load(name) for name in ("general", "industrial", "medical"))
-    terms = domains.read_terms(medical, domains.find("medical").parent)
+    terms = domains.read_terms(medical, domains.term_folders("medical"))
     assert similarity(metric(medical, terms), ["PNEUMONIA"], ["pneumonia", "a fracture"]).tolist() == [[1, 0]]
     assert similarity(metric(industrial, terms), ["bottle/broken"], ["bottle/good", "tile/good"])[0] == pytest.approx(
         [0.5, 0]
@@ -182,7 +182,7 @@ def test_real_captions_of_one_section_share_more_terms_than_those_of_two(shared_
     sections = np.array(captions_of(shared_data / "openstax_microbiology", "label"))
     texts = captions_of(shared_data / "openstax_microbiology")
     medical = domains.load("medical")
-    vectors = metric(medical, domains.read_terms(medical, domains.find("medical").parent))
+    vectors = metric(medical, domains.read_terms(medical, domains.term_folders("medical")))
     alike = similarity(vectors, texts, texts)
     same = (sections[:, None] == sections[None, :]) & (sections[:, None] != "") & ~np.eye(len(texts), dtype=bool)
     other = sections[:, None] != sections[None, :]

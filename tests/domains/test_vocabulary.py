@@ -32,7 +32,7 @@ CHEST = Terms(
 
 
 def shipped(name):
-    return domains.read_terms(domains.load(name), domains.find(name).parent)
+    return domains.read_terms(domains.load(name), domains.term_folders(name))
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_one_place_changes_and_an_article_before_it(text, seed):
 
 def rules_of(name):
     domain = domains.load(name)
-    return swap_rules(domain, domains.read_terms(domain, domains.find(name).parent))
+    return swap_rules(domain, domains.read_terms(domain, domains.term_folders(name)))
 
 
 @pytest.mark.parametrize(

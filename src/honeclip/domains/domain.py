@@ -10,154 +10,40 @@ from __future__ import annotations
 
 import difflib
 import json
-import string
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tomli_w
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from honeclip import places
+from honeclip.domains.schema import AugmentRules, Domain, ImageRules, SimilarityRules, TextRules
 from honeclip.domains.tree import ancestors
 from honeclip.domains.vocabulary import Terms, read
 from honeclip.errors import DomainError
 
-_STRICT = ConfigDict(extra="forbid")
 _PRESETS = Path(__file__).parent
 
-
-def _template(text: str) -> str:
-    try:
-        named = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no template: {error}") from None
-    if "label" not in named or set(named) != {"label"}:
-        raise ValueError(f"{text!r} must contain {{label}}, and nothing else in braces")
-    return text
-
-
-def _some(templates: tuple[str, ...]) -> tuple[str, ...]:
-    if not templates:
-        raise ValueError('at least one template is needed, for example "a photo of {label}"')
-    return templates
-
-
-def _rising(scale: tuple[float, float]) -> tuple[float, float]:
-    if scale[0] > scale[1]:
-        raise ValueError("the smaller share comes first, for example [0.9, 1.0]")
-    return scale
-
-
-def _several(group: tuple[str, ...]) -> tuple[str, ...]:
-    if len(group) < 2:
-        raise ValueError('at least two words are needed, for example ["left", "right"]')
-    for word in group:
-        if not (word[0].isalnum() and word[-1].isalnum()):
-            raise ValueError(f"{word!r}: a word begins and ends with a letter or a digit")
-    return group
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Area = Annotated[float, Field(gt=0, le=1)]
-Words = Annotated[str, Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class ImageRules:
-    """How an image becomes a square. None: as the model was trained, which is right unless the field says otherwise.
-
-    Attributes:
-        resize: "shortest" (side to the size, what sticks out cut off), "longest" (side to the size, the rest filled) or
-            "squash".
-        fill: grey value 0 to 255 of what "longest" fills.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    resize: Literal["shortest", "longest", "squash"] | None = None
-    fill: Annotated[int, Field(ge=0, le=255)] | None = None
-
-
-@dataclass(frozen=True)
-class AugmentRules:
-    """What may be done to a training image without making its caption untrue.
-
-    Attributes:
-        crop_scale: smallest and largest share of the image's area that a random crop keeps; (1, 1): no crop.
-        flip: mirror left and right, in half of the cases.
-        rotate_deg: largest rotation either way, in degrees.
-        brightness: largest change, as a share: 0.1 multiplies by 0.9 to 1.1.
-        contrast: the same for contrast.
-        saturation: the same for saturation.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    crop_scale: Annotated[tuple[Area, Area], AfterValidator(_rising)] = (1.0, 1.0)
-    flip: bool = False
-    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
-
-
-@dataclass(frozen=True)
-class SimilarityRules:
-    """What makes two captions of the field alike. `domains.similarity` turns it into vectors.
-
-    Attributes:
-        metric: "terms" (terms of the term files that both hold), "labels" (the common path of their labels) or "text"
-            (the cosine of a text tower).
-        separator: between the levels of a label that is a path, as in "animals/mammals".
-        tree: label -> the label above it, where that is not the path; for "labels".
-    """
-
-    __pydantic_config__ = _STRICT
-
-    metric: Literal["terms", "labels", "text"] = "text"
-    separator: Words = "/"
-    tree: Mapping[str, Words] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Domain:
-    """A field. See the presets beside this file for what each value means in practice.
-
-    Attributes:
-        name: as in `--domain`.
-        title: for reports.
-        language: of the captions and templates, as in "en".
-        notes: why the rules are as they are.
-        templates: prompts with `{label}`; for zero-shot, and for captions of rows that have only a label.
-        label_names: label as in the data -> words that stand in prompts; `label_text` says what a missing one is.
-        normal_labels: labels that mean "nothing wrong"; empty where the field knows no such thing.
-        selection: how the best checkpoint is found on val. "retrieval": mean of both R@10, and balanced accuracy where
-            R@10 is left out; "balanced_accuracy": that, and retrieval where there are no labels; "auto": "retrieval".
-        terms: term files, beside the domain's own file or as they come with honeclip; `read_terms` finds and reads them.
-        hard_captions: groups of words that make a caption wrong when one is put in another's place.
-        similarity: what makes two captions alike.
-        image: how an image becomes a square.
-        augment: what may be done to a training image.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    name: Words
-    title: Words
-    templates: Annotated[tuple[Annotated[str, AfterValidator(_template)], ...], AfterValidator(_some)]
-    language: Words = "en"
-    notes: str = ""
-    label_names: Mapping[str, Words] = field(default_factory=dict)
-    normal_labels: tuple[Words, ...] = ()
-    selection: Literal["auto", "retrieval", "balanced_accuracy"] = "auto"
-    terms: tuple[Words, ...] = ()
-    hard_captions: tuple[Annotated[tuple[Words, ...], AfterValidator(_several)], ...] = ()
-    similarity: SimilarityRules = field(default_factory=SimilarityRules)
-    image: ImageRules = ImageRules()
-    augment: AugmentRules = AugmentRules()
+__all__ = [
+    "AugmentRules",
+    "Domain",
+    "ImageRules",
+    "SimilarityRules",
+    "TextRules",
+    "find",
+    "from_mapping",
+    "label_text",
+    "load",
+    "names",
+    "prompts",
+    "read_terms",
+    "term_folders",
+    "to_mapping",
+    "to_toml",
+]
 
 
 def load(name_or_path: str) -> Domain:
@@ -165,41 +51,51 @@ def load(name_or_path: str) -> Domain:
 
     Args:
         name_or_path: a preset's name, the name of a file in `places.domains()`, or a path that ends in .toml. A file
-            without a `name` is named after itself.
+            without a `name` is named after itself. One with `extends` says only what differs from that domain: a table
+            such as [augment] key by key, everything else as a whole.
 
     Raises:
-        DomainError: no such domain (the nearest names are shown), or every fault of its file or of its term files.
+        DomainError: no such domain (the nearest names are shown), `extends` of a domain that itself extends one, or every
+            fault of the file or of its term files.
     """
     file = find(name_or_path)
-    try:
-        mapping = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DomainError(f"domain file {file}: {error}") from None
-    loaded = from_mapping({"name": file.stem, **mapping}, str(file))
-    read_terms(loaded, file.parent)  # a fault of a term file shows before any work is done
+    mapping = _toml(file)
+    parent = mapping.pop("extends", None)
+    if parent is not None:
+        below = _parent(parent, file)
+        mapping = _over(_toml(below), mapping)
+    loaded = from_mapping({**mapping, "name": mapping.get("name", file.stem)}, str(file))
+    read_terms(loaded, term_folders(name_or_path))  # a fault of a term file shows before any work is done
     return loaded
 
 
-def read_terms(domain: Domain, folder: Path) -> Terms:
+def term_folders(name_or_path: str) -> tuple[Path, ...]:
+    """Where the term files of a domain may lie, besides those that come with honeclip: beside it, beside what it extends."""
+    file = find(name_or_path)
+    parent = _toml(file).get("extends")
+    return (file.parent,) if parent is None else (file.parent, _parent(parent, file).parent)
+
+
+def read_terms(domain: Domain, folders: Sequence[Path]) -> Terms:
     """The terms of a domain.
 
     Args:
         domain: `terms` names the files: "terms/medical.toml" is first looked for beside the domain's own file and then
             among those that come with honeclip, so that a copied domain finds them too.
-        folder: where the domain's own file lies; `find(name_or_path).parent`.
+        folders: where the domain's own file lies, and that of the domain it extends: `term_folders(name_or_path)`.
 
     Raises:
         DomainError: a file is not there, or every fault of the files.
     """
     files: list[Path] = []
     for name in domain.terms:
-        places_of_it = [folder / name, _PRESETS / "terms" / name.removeprefix("terms/")]
+        places_of_it = [*(folder / name for folder in folders), _PRESETS / "terms" / name.removeprefix("terms/")]
         there = [file for file in places_of_it if file.is_file()]
         if not there:
             shipped = ", ".join(f'"terms/{file.name}"' for file in sorted((_PRESETS / "terms").glob("*.toml")))
             raise DomainError(
-                f"domain {domain.name}: terms = {name!r}: there is no such file in {folder}; put it there, or take one that "
-                f"comes with honeclip: {shipped}"
+                f"domain {domain.name}: terms = {name!r}: there is no such file in {folders[0]}; put it there, or "
+                f"take one that comes with honeclip: {shipped}"
             )
         files.append(there[0])
     return read(files)
@@ -272,9 +168,47 @@ def label_text(domain: Domain, label: str) -> str:
 
 
 def prompts(domain: Domain, label: str) -> list[str]:
-    """One text a template, for one label."""
-    text = label_text(domain, label)
-    return [template.format(label=text) for template in domain.templates]
+    """One text a template and word, for one label: first every template with its own words, then with each synonym."""
+    words = dict.fromkeys((label_text(domain, label), *domain.label_synonyms.get(label, ())))
+    return [template.format(label=text) for text in words for template in domain.templates]
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DomainError(f"domain file {file}: {error}") from None
+
+
+def _parent(extends: object, file: Path) -> Path:
+    """The file of the domain that `file` extends: one level, so that a reader has two files to look at and no more."""
+    if not isinstance(extends, str):
+        raise DomainError(f'domain {file}:\nextends = {extends!r}: it names one domain, as in extends = "medical"')
+    beside = file.parent / extends
+    own = extends.endswith(".toml") and not Path(extends).is_absolute() and beside.is_file()
+    parent = beside if own else find(extends)
+    if parent.resolve() == file.resolve():
+        # a user's own medical.toml may extend the preset of that name; any other file would extend itself
+        preset = _PRESETS / file.name
+        if not preset.is_file() or preset.resolve() == file.resolve():
+            raise DomainError(f"domain {file}:\nextends = {extends!r}: a domain cannot extend itself")
+        parent = preset
+    above = _toml(parent).get("extends")
+    if above is not None:
+        raise DomainError(
+            f"domain {file}:\nextends = {extends!r}: that domain extends {above!r} itself, and there is one level; extend "
+            f"{above!r} instead, or copy what `honeclip domains show {extends}` prints"
+        )
+    return parent
+
+
+def _over(below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a domain says over what the extended one says, without the latter's name."""
+    merged = {key: value for key, value in below.items() if key != "name"}
+    for key, value in own.items():
+        under = merged.get(key)
+        merged[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _check_similarity(domain: Domain, origin: str) -> None:
@@ -302,8 +236,8 @@ def _fault(loc: tuple[int | str, ...], kind: str, message: str, given: Any) -> s
 
 
 def _keys() -> list[str]:
-    inner = {"similarity": SimilarityRules, "image": ImageRules, "augment": AugmentRules}
-    return [
+    inner = {"similarity": SimilarityRules, "image": ImageRules, "augment": AugmentRules, "text": TextRules}
+    return ["extends"] + [
         f"{one.name}.{part.name}" if part else one.name
         for one in fields(Domain)
         for part in (fields(inner[one.name]) if one.name in inner else [None])

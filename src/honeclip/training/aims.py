@@ -98,7 +98,7 @@ def hard_captions(rows: Pairs, domain: Domain, domain_name: str, seed: int = 0) 
         ConfigError: no rule applies to any caption.
         DomainError: a term file is not there.
     """
-    rules = swap_rules(domain, domains.read_terms(domain, domains.find(domain_name).parent))
+    rules = swap_rules(domain, domains.read_terms(domain, domains.term_folders(domain_name)))
     made = [hard_caption(caption, rules, seed) for caption in rows.captions]
     if not any(made):
         raise ConfigError(
@@ -112,7 +112,7 @@ def hard_captions(rows: Pairs, domain: Domain, domain_name: str, seed: int = 0) 
 
 
 def _vectors(clip: Clip, rows: Pairs, domain: Domain, domain_name: str) -> NDArray[np.float32]:
-    terms = domains.read_terms(domain, domains.find(domain_name).parent)
+    terms = domains.read_terms(domain, domains.term_folders(domain_name))
     how = metric(domain, terms, lambda texts: features.text_features(clip, texts).numpy())
     if domain.similarity.metric == "labels":
         _need_labels(rows, f"loss.targets=soft, and domain {domain.name} compares captions by their labels")
