@@ -38,3 +38,21 @@ def test_show_prints_only_toml_that_loads_as_the_same_domain(name, tmp_path):
     copy.write_text(said.stdout, encoding="utf-8")
     assert domain.load(str(copy)).templates == domain.load(name).templates
     assert run(app, ["show", str(copy)]).stdout == said.stdout
+
+
+def test_a_preview_is_a_page_of_pictures_and_standard_output_stays_toml(shapes, tmp_path):
+    said = run(app, ["show", "industrial", "--preview", str(shapes), "--out", str(tmp_path / "look")])
+    page = (tmp_path / "look" / "industrial.html").read_text(encoding="utf-8")
+    assert tomllib.loads(said.stdout)["title"]
+    assert page.count("<img ") == 6 * 10, "six pictures: raw, evaluation and eight for training"
+    assert "mirrored left and right" in page
+    run(app, ["show", "industrial", "--preview", str(shapes), "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "industrial.html").read_text(encoding="utf-8") == page
+
+
+def test_a_preview_of_pictures_that_cannot_be_read_says_why(command, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "pairs.csv").write_text("image,caption\na.png,a thing\n")
+    code, _, said = command("domains", "show", "medical", "--preview", tmp_path, "--out", tmp_path / "look")
+    assert code == 2
+    assert "none of the chosen pictures can be read: a.png (row 1): this is a text" in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,24 @@ def test_the_size_of_the_batches_changes_nothing(clip, pairs, counting):
     assert max(seen.texts) == 8
     assert close(whole.image, parts.image)
     assert close(whole.text, parts.text)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_room_that_is_set_bounds_what_goes_through_at_once(clip, pairs, counting, cached):
+    of = pairs(range(9), captions=["word " * (row + 1) for row in range(9)])
+    whole = embed(clip, of)
+    for room_bytes, at_most in ((0, 1), (10**12, 64)):
+        narrow = replace(clip, room_bytes=room_bytes)
+        embed(narrow, of)  # what a row needs is measured here, which the watch below would see
+        known = (
+            replace(caches(clip), image=f"image-room-{room_bytes}", text=f"text-room-{room_bytes}") if cached else None
+        )
+        with counting(narrow) as seen:
+            parts = embed(narrow, of, features=known)
+        assert max(seen.images) == min(at_most, 9)
+        assert max(seen.texts) == min(at_most, 9)
+        assert close(whole.image, parts.image)
+        assert close(whole.text, parts.text)
 
 
 def test_texts_come_back_in_their_order(clip):

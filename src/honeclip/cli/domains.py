@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,13 +40,33 @@ def domains(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="Name or file of a domain.", metavar="NAME")],
+    preview: Annotated[
+        str, typer.Option(help="Write a page of what the domain does to pictures of this data set.", metavar="DATA")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder of that page.", metavar="DIR")] = Path("preview"),
 ) -> None:
     """Print a domain as TOML, comments included, and nothing else: a file to copy and edit.
 
-    Example: honeclip domains show industrial > mine.toml
+    \b
+    Examples:
+      honeclip domains show industrial > mine.toml
+      honeclip domains show mine.toml --preview pairs.csv --out look    pictures: as they are, evaluated, augmented
     """
+    from honeclip.cli.output import say
     from honeclip.cli.output import show as print_result
     from honeclip.domains import domain
 
-    domain.load(name)  # only what loads is worth copying
+    loaded = domain.load(name)  # only what loads is worth copying
+    if preview:
+        from honeclip.data import preview as previews
+        from honeclip.errors import DataError
+
+        page = out / f"{loaded.name}.html"
+        html = previews.preview(loaded, preview)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            page.write_text(html, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+        say(f"{page} shows what {loaded.name} does to pictures of {preview}")
     print_result(domain.find(name).read_text(encoding="utf-8-sig").rstrip("\n"))

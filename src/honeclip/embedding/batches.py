@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from honeclip.data.pairs import ImageRef
 from honeclip.device.oom import is_out_of_memory
@@ -23,8 +24,12 @@ from honeclip.errors import DataError, MemoryExhausted
 from honeclip.model import towers
 from honeclip.model.clip import Clip
 from honeclip.preprocess.preprocess import Preprocess
+from honeclip.stepping.cost import ROWS, Lines, passing
 
 THREADS = min(8, os.cpu_count() or 1)
+
+_passing: WeakKeyDictionary[nn.Module, dict[tuple[tuple[int, ...], torch.dtype], Lines]] = WeakKeyDictionary()
+"""What a forward of a model takes for rows of a shape, where it was measured."""
 
 T = TypeVar("T")
 
@@ -96,6 +101,37 @@ def tokenised(clip: Clip, texts: Sequence[str], batch_size: int) -> Iterator[tup
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         yield numbers, towers.trim(tower, clip.preprocess.texts([texts[number] for number in numbers]))
+
+
+def at_once(clip: Clip, run: Callable[[Tensor], Tensor], wanted: int, row: Tensor) -> int:
+    """How many rows go through `run` at once: `wanted`, or as many as the model's room holds, halved from there.
+
+    Args:
+        clip: `room_bytes` is the bound; without one nothing is measured.
+        run: the way through a tower; it is measured on tensors without numbers.
+        wanted: rows.
+        row: one row of the inputs, the longest there is.
+    """
+    if clip.room_bytes is None:
+        return wanted
+    known, kind = _passing.setdefault(clip.model, {}), (tuple(row.shape), row.dtype)
+    if kind not in known:
+        known[kind] = passing(run, row.unsqueeze(0).expand(max(ROWS), *row.shape).contiguous())
+    lines = known[kind]
+    waiting = 2 * row.nbytes  # the next rows are made ready meanwhile
+    while wanted > 1 and lines(wanted) + wanted * waiting > clip.room_bytes:
+        wanted //= 2
+    return wanted
+
+
+def blank(clip: Clip) -> Tensor:
+    """An image as a tower takes it, uint8 (3, S, S), black."""
+    return torch.zeros(3, clip.preprocess.size_px, clip.preprocess.size_px, dtype=torch.uint8)
+
+
+def longest_text(clip: Clip) -> Tensor:
+    """Tokens int64 (L,) of the greatest length that the model takes."""
+    return torch.ones(clip.preprocess.context_length, dtype=torch.int64)
 
 
 def halving(clip: Clip, run: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

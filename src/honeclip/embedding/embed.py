@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from honeclip.data.pairs import Pairs
-from honeclip.embedding.batches import decoded, halving, tokenised
+from honeclip.embedding.batches import at_once, blank, decoded, halving, longest_text, tokenised
 from honeclip.embedding.features import (
     Features,
     Progress,
@@ -153,7 +153,8 @@ def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None =
 
     out_MD = torch.empty(len(texts), clip.embed_dim)
     with measuring(clip):
-        for numbers, tokens_BL in tokenised(clip, texts, batch_size):
+        rows = at_once(clip, run, batch_size, longest_text(clip))
+        for numbers, tokens_BL in tokenised(clip, texts, rows):
             out_MD[numbers] = normalize(halving(clip, run, tokens_BL), dim=-1)
     return out_MD
 
@@ -166,7 +167,9 @@ def embed_pixels(clip: Clip, pixels_BCHW: Tensor) -> Tensor:
         return tower(normalise(clip.device.copy(part), how.mean, how.std, clip.dtype))
 
     with measuring(clip):
-        return normalize(halving(clip, run, pixels_BCHW), dim=-1)
+        rows = at_once(clip, run, len(pixels_BCHW), blank(clip))
+        parts = [halving(clip, run, part) for part in torch.split(pixels_BCHW, rows)]
+        return normalize(torch.cat(parts), dim=-1)
 
 
 def _embed_images(

@@ -23,7 +23,7 @@ from honeclip import places
 from honeclip.data.pairs import ImageRef, Pairs
 from honeclip.device.resident import keeping_freed
 from honeclip.embedding import store
-from honeclip.embedding.batches import decoded, halving, tokenised
+from honeclip.embedding.batches import at_once, blank, decoded, halving, longest_text, tokenised
 from honeclip.errors import DataError
 from honeclip.model import towers
 from honeclip.model.clip import Clip, measuring
@@ -62,7 +62,7 @@ def image_features(
         clip: its image body must not change between calls with the same `cache`.
         pairs: images equal by content are computed once.
         cache: `caches(clip).image`; None: it is worked out here.
-        batch_size: images through the body at once; halved where memory runs out.
+        batch_size: images through the body at once; fewer where the model's room is smaller or memory runs out.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -97,7 +97,8 @@ def text_features(
         return tower.body(clip.device.copy(tokens_BL))
 
     def computed(missing: list[int]) -> Iterator[tuple[list[int], Tensor]]:
-        for numbers, tokens_BL in tokenised(clip, [texts[place] for place in missing], batch_size):
+        rows = at_once(clip, body, batch_size, longest_text(clip))
+        for numbers, tokens_BL in tokenised(clip, [texts[place] for place in missing], rows):
             yield [missing[number] for number in numbers], halving(clip, body, tokens_BL)
 
     with measuring(clip):
@@ -128,7 +129,8 @@ def distinct_image_features(
 
     def computed(missing: list[int]) -> Iterator[tuple[list[int], Tensor]]:
         refs: list[ImageRef] = [pairs.images[row] for row in missing]
-        for numbers, pixels, bad in decoded(refs, preprocess, batch_size):
+        rows = at_once(clip, body, batch_size, blank(clip))
+        for numbers, pixels, bad in decoded(refs, preprocess, rows):
             failed.update({missing[number]: named(pairs, missing[number], reason) for number, reason in bad.items()})
             if pixels is not None:
                 yield [missing[number] for number in numbers], halving(clip, body, pixels)

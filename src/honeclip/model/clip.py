@@ -60,6 +60,7 @@ class Clip:
         base: what it was made of.
         domain: the domain it was fine-tuned for, as a mapping; None for a model that was not.
         trims_text: True where cutting padding off changes no embedding (checked when it was loaded).
+        room_bytes: what a forward may take beside what is there already; None where nobody set a bound.
     """
 
     model: Any  # an nn.Module; mypy takes the attributes of one for tensors
@@ -70,6 +71,7 @@ class Clip:
     base: Base
     domain: dict[str, Any] | None = None
     trims_text: bool = False
+    room_bytes: int | None = None
 
     @property
     def embed_dim(self) -> int:

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from honeclip.config import Memory, Train
 from honeclip.device import resident, rng
 from honeclip.device.device import Device
+from honeclip.device.memory import budget
 from honeclip.errors import BadInput
 from honeclip.losses import tiles
 from honeclip.model import attention
@@ -128,6 +129,21 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     if found is None or least > budget_bytes:
         raise _too_little(subject, task, least, levers)
     return _as_measured(found, subject, weights, libraries)
+
+
+def room_bytes(clip: Clip, device: Device, memory: Memory, learning_bytes: int) -> int:
+    """What the budget leaves for a forward beside weights, the optimizer's state and, on a CPU, the libraries.
+
+    Args:
+        clip: its weights.
+        device: where they are.
+        memory: the budget.
+        learning_bytes: of everything that the optimizer holds; 0 before there is one.
+    """
+    weights = _nbytes(clip.model.parameters()) + _nbytes(clip.model.buffers())
+    libraries = LIBRARIES_BYTES if device.backend == "cpu" else 0
+    held = weights + MOMENTS * learning_bytes + libraries
+    return max(0, budget(device, memory.budget_gb).bytes - held)
 
 
 def whole(samples: int) -> Plan:

@@ -21,7 +21,7 @@ from honeclip.model.load import load
 from honeclip.model.resize import Origin
 from honeclip.monitoring.terminal import Progress
 from honeclip.sizes import SizeStage
-from honeclip.training import objective, resolution, stages
+from honeclip.training import objective, planning, resolution, stages
 from honeclip.training.asked import Asked
 
 Say = Callable[[str], None]
@@ -105,6 +105,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     clip = load(config.model.source, where)
     if config.model.context_length != "native":
         resize.set_context_length(clip, config.model.context_length)
+    clip.room_bytes = planning.room_bytes(clip, where, config.memory, 0)
     origin = resize.origin(clip)
     image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
     resolutions = resolution.take(clip, config, origin, image_frozen, say)

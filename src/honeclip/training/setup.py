@@ -88,6 +88,8 @@ def build(found: Prepared, freeze: frozenset[str], known: Known) -> Learner:
     learning = frozenset(name for name, _ in optimizer.named_learning(clip))
     resolution.check_tables(clip, found.resolutions, learning)
     dtype = precision.weight_dtype(found.precision.name)
+    learns = sum(one.numel() * one.element_size() for one in clip.model.parameters() if one.requires_grad)
+    clip.room_bytes = planning.room_bytes(clip, found.device, config.memory, learns)
     balance = objective.balance(config.loss, clip.logit_scale)
     return Learner(
         clip=clip,
