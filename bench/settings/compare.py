@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from honeclip import config as configs
 from honeclip.evaluation import zeroshot
 from honeclip.evaluation.answers import Answers
 from honeclip.evaluation.intervals import RESAMPLES, Statistic, figure, resampled
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import folder
+from honeclip.training import folder, settings
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
 from honeclip.training.prepared import prepare
@@ -52,15 +51,17 @@ def runs(
     """
     values = folder.options(None, data, model, domain)
     with Progress() as progress:
-        first = folder.absolute(configs.load(None, sets, values))
-        prepared = prepare(first, "cpu", lambda text: print(text, file=sys.stderr), progress)
-        shared = Bench(prepared, Known(progress))
-        asked = prepared.asked("val" if val else "test")
+        benches: dict[str, Bench] = {}  # one a domain: it decides texts, and so what is known of them
         for seed in range(seeds):
             for arm in arms:
-                config = configs.load(None, [*sets, *arm.sets, f"train.seed={seed}"], values)
+                config = folder.absolute(settings.load(None, [*sets, *arm.sets, f"train.seed={seed}"], values))
+                if config.data.domain not in benches:
+                    prepared = prepare(config, "cpu", lambda text: print(text, file=sys.stderr), progress)
+                    benches[config.data.domain] = Bench(prepared, Known(progress))
+                shared = benches[config.data.domain]
+                asked = shared.prepared.asked("val" if val else "test")
                 begun = time.perf_counter()
-                tried = attempt(shared, folder.absolute(config))
+                tried = attempt(shared, config)
                 for _ in tried.scores():
                     pass
                 seconds = time.perf_counter() - begun

@@ -314,19 +314,26 @@ def describe() -> str:
 
 
 def load(
-    file: Path | None = None, sets: Iterable[str] = (), values: Mapping[str, Mapping[str, Any]] | None = None
+    file: Path | None = None,
+    sets: Iterable[str] = (),
+    values: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    below: Mapping[str, Mapping[str, Any]] | None = None,
+    below_from: str = "",
 ) -> Config:
-    """The config from defaults, then `file`, then `values` (options and Python callers), then `sets`.
+    """The config from defaults, then `below`, `file`, `values` (options and Python callers), `sets`.
 
     Args:
         file: a TOML file with any of the sections.
         sets: `section.key=value` texts; the value is TOML, or else a bare string.
         values: nested mapping, the same sections and keys.
+        below: the same, under all that a user says.
+        below_from: where that comes from, for messages.
 
     Raises:
         ConfigError: every unknown key and wrong value at once, each with its origin and the nearest known key.
     """
-    merged, origins, faults = _merged(file, sets, values)
+    merged, origins, faults = _merged(file, sets, values, below, below_from)
     config = Config()
     try:
         config = Config.model_validate(merged)
@@ -362,14 +369,21 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _merged(
-    file: Path | None, sets: Iterable[str], values: Mapping[str, Mapping[str, Any]] | None
+    file: Path | None,
+    sets: Iterable[str],
+    values: Mapping[str, Mapping[str, Any]] | None,
+    below: Mapping[str, Mapping[str, Any]] | None = None,
+    below_from: str = "",
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
     """Values by section and key, where each came from, and every unknown key."""
     merged: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     faults: list[str] = []
+    _merge(merged, origins, faults, below or {}, below_from)
     if file is not None:
-        _merge(merged, origins, faults, _read(file), str(file))
+        # a run.toml has the domain of its run beside its config: a record, no setting
+        read = {section: table for section, table in _read(file).items() if section != "domain"}
+        _merge(merged, origins, faults, read, str(file))
     _merge(merged, origins, faults, values or {}, "options")
     for text in sets:
         _merge(merged, origins, faults, _one_set(text, faults), f"--set {text}")

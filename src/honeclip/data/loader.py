@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from honeclip.data.augment import augment, changes_nothing
 from honeclip.data.order import Draw
 from honeclip.data.pairs import ImageRef, Pairs
+from honeclip.data.samples import Samples
 from honeclip.domains.domain import AugmentRules
 from honeclip.errors import DataError
 from honeclip.preprocess import images
@@ -72,6 +73,7 @@ def batches(
     rules: AugmentRules | None = None,
     with_images: bool = True,
     with_tokens: bool = True,
+    samples: Samples | None = None,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """One batch a draw, in order.
@@ -83,6 +85,7 @@ def batches(
         rules: of augmentation; None changes nothing.
         with_images: whether images are decoded.
         with_tokens: whether captions are tokenised.
+        samples: what a step sees of the captions instead of all of them; None: all of them.
         workers: decoding processes; 0 decodes in threads of this one.
 
     Raises:
@@ -107,11 +110,17 @@ def batches(
         yield Batch(
             draw=draw,
             images=pixels,
-            tokens=preprocess.texts([pairs.captions[row] for row in rows.tolist()]) if with_tokens else None,
+            tokens=preprocess.texts(_texts(pairs, draw, samples)) if with_tokens else None,
             caption_id=torch.from_numpy(pairs.caption_id[rows]),
             image_id=torch.from_numpy(pairs.image_id[rows]),
             lost=lost,
         )
+
+
+def _texts(pairs: Pairs, draw: Draw, samples: Samples | None) -> list[str]:
+    if samples is None:
+        return [pairs.captions[row] for row in draw.indices.tolist()]
+    return [samples.texts[place] for place in samples.at(draw).tolist()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from honeclip.data.loader import Batch
+from honeclip.data.samples import Samples
 from honeclip.model import scales
 from honeclip.model.clip import Clip
 from honeclip.model.towers import image_tower, text_tower, trim
@@ -19,13 +20,15 @@ from honeclip.preprocess.preprocess import normalise
 class Features:
     """Features of frozen bodies for every row of the train split, on the host; None where the body learns.
 
-    `scales_NF` are of the images at the further scales of the loss, `hard_NF` of the hard captions.
+    `scales_NF` are of the images at the further scales of the loss, `hard_NF` of the hard captions, `samples_MF` of all
+    that steps may see of the captions where sentences are drawn.
     """
 
     image_NF: Tensor | None = None
     text_NF: Tensor | None = None
     scales_NF: tuple[Tensor, ...] = ()
     hard_NF: Tensor | None = None
+    samples_MF: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,21 @@ class ImageFeed:
 class TextFeed:
     """The text tower's inputs of a step, and the way from them to embeddings.
 
-    `table_NL` are the tokens of another text than the caption for each row of the train split.
+    `table_NL` are the tokens of another text than the caption for each row of the train split. Where sentences are drawn,
+    `samples` says which text a row of a batch takes, and `features_NF` has a row for each of those texts.
     """
 
     clip: Clip
     features_NF: Tensor | None
     dtype: torch.dtype
     table_NL: Tensor | None = None
+    samples: Samples | None = None
 
     def inputs(self, batch: Batch) -> Tensor:
         """int64 tokens (B, L) or features (B, F), on the host."""
         if self.features_NF is not None:
-            return self.features_NF[torch.from_numpy(batch.draw.indices)]
+            rows = batch.draw.indices if self.samples is None else self.samples.at(batch.draw)
+            return self.features_NF[torch.from_numpy(rows)]
         if self.table_NL is not None:
             return self.table_NL[torch.from_numpy(batch.draw.indices)]
         assert batch.tokens is not None

@@ -18,6 +18,7 @@ from honeclip import config as configs
 from honeclip.checkpoint.lock import LOCK
 from honeclip.config import Config
 from honeclip.errors import BadInput, HoneclipError, RunError
+from honeclip.training import settings
 
 MAY_CHANGE = ("train.length", "memory.", "notify.")
 """Keys that a resumed run may be given anew; every other one would make it another run."""
@@ -133,7 +134,7 @@ def find(
         raise RunError("--resume goes on with a run and --overwrite replaces it: give one of the two")
     if resume:
         return Found(folder, _resumed(folder, values, sets, file), True)
-    config = absolute(configs.load(file, sets, values))
+    config = absolute(settings.load(file, sets, values))
     if not config.data.path:
         raise RunError("there is nothing to train on: give --data (or data.path in the config)")
     if folder.is_run and not overwrite:
@@ -164,7 +165,7 @@ def claimed(found: Found) -> Iterator[None]:
         if not found.going_on:
             shutil.rmtree(folder.replaced, ignore_errors=True)
             _move(folder.parts, folder.replaced)
-        _write(folder.config_file, tomli_w.dumps(found.config.model_dump()))
+        _write(folder.config_file, tomli_w.dumps(settings.record(found.config)))
     except OSError as error:
         raise HoneclipError(f"{folder.path} cannot be written: {error.strerror or error}") from error
     try:
@@ -227,7 +228,9 @@ def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[st
         stored = tomllib.loads(folder.config_file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RunError(f"{folder.config_file} is damaged ({error}); start anew with --overwrite") from None
+    domain = stored.pop("domain", None)
     old = configs.load(values=stored)
+    settings.check_domain(domain, old, folder.path)
     given = configs.tables(file, sets, values)
     new = absolute(configs.load(values={name: {**stored.get(name, {}), **given.get(name, {})} for name in stored}))
     differing = {key: pair for key, pair in configs.differences(old, new).items() if not key.startswith(MAY_CHANGE)}

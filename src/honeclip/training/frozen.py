@@ -10,6 +10,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from honeclip.config import Loss
+from honeclip.data import samples
+from honeclip.data.samples import Samples
 from honeclip.embedding import features
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import ConfigError
@@ -49,7 +51,7 @@ class Known:
                 self.texts[loss.hard_captions] = fresh
         image = self.images[look] if "image" in towers else Features()
         text = self.texts[loss.hard_captions] if "text" in towers else Features()
-        return Features(image.image_NF, text.text_NF, image.scales_NF, text.hard_NF)
+        return Features(image.image_NF, text.text_NF, image.scales_NF, text.hard_NF, text.samples_MF)
 
 
 def caches(found: Prepared, frozen: frozenset[str]) -> Caches:
@@ -60,14 +62,24 @@ def caches(found: Prepared, frozen: frozenset[str]) -> Caches:
 def train_features(found: Prepared, towers: frozenset[str], progress: Progress) -> Features:
     """Features of the given towers' bodies for the train split, from disk or computed once."""
     known = caches(found, towers)
-    image_NF = text_NF = None
+    image_NF = text_NF = samples_MF = None
     if known.image:
         counter = progress.counter("image features")
         image_NF = features.image_features(found.clip, found.train, cache=known.image, progress=counter)
     if known.text:
         counter = progress.counter("text features")
-        text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
-    return Features(image_NF, text_NF, *_further_features(found, known, progress))
+        drawn = samples_of(found)
+        if drawn is None:
+            text_NF = features.text_features(found.clip, found.train.captions, cache=known.text, progress=counter)
+        else:
+            samples_MF = features.text_features(found.clip, drawn.texts, cache=known.text, progress=counter)
+            text_NF = samples_MF[torch.from_numpy(drawn.starts[:-1])]
+    return Features(image_NF, text_NF, *_further_features(found, known, progress), samples_MF)
+
+
+def samples_of(found: Prepared) -> Samples | None:
+    """What steps may see of the captions where the domain draws sentences; None where they see all of each."""
+    return samples.of(found.train.captions) if found.domain.text.sample == "sentences" else None
 
 
 def _further_features(found: Prepared, known: Caches, progress: Progress) -> tuple[tuple[Tensor, ...], Tensor | None]:

@@ -132,7 +132,9 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
 
 
 def room_bytes(clip: Clip, device: Device, memory: Memory, learning_bytes: int) -> int:
-    """What the budget leaves for a forward beside weights, the optimizer's state and, on a CPU, the libraries.
+    """Half of what the budget leaves beside weights, the optimizer's state and, on a CPU, the libraries.
+
+    Half, for what a process holds beside its tensors is known only afterwards, and larger batches win next to nothing.
 
     Args:
         clip: its weights.
@@ -143,7 +145,7 @@ def room_bytes(clip: Clip, device: Device, memory: Memory, learning_bytes: int) 
     weights = _nbytes(clip.model.parameters()) + _nbytes(clip.model.buffers())
     libraries = LIBRARIES_BYTES if device.backend == "cpu" else 0
     held = weights + MOMENTS * learning_bytes + libraries
-    return max(0, budget(device, memory.budget_gb).bytes - held)
+    return max(0, budget(device, memory.budget_gb).bytes - held) // 2
 
 
 def whole(samples: int) -> Plan:

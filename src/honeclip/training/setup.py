@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from honeclip.config import Config
 from honeclip.data import loader
@@ -29,7 +30,7 @@ from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
 from honeclip.training import frozen, objective, optimizer, planning, resolution, stages
 from honeclip.training.aims import aims as training_aims
-from honeclip.training.feeds import ImageFeed, TextFeed
+from honeclip.training.feeds import Features, ImageFeed, TextFeed
 from honeclip.training.folder import RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
@@ -98,7 +99,7 @@ def build(found: Prepared, freeze: frozenset[str], known: Known) -> Learner:
         optimizer=optimizer.build(clip, config.train, freeze, balance),
         scaler=gradient_scaler(clip, found.precision),
         image_feed=ImageFeed(clip, None, dtype),
-        text_feed=TextFeed(clip, None, dtype),
+        text_feed=TextFeed(clip, None, dtype, samples=frozen.samples_of(found)),
         plan=NO_PLAN,
         factor=lambda step: 1.0,
         lengths=None if "text" in freeze else caption_lengths(clip, found.train),
@@ -133,10 +134,14 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Known, plan: P
         learner,
         more=tuple(replace(feed, features_NF=one) for feed, one in zip(further, (*scales, *hard), strict=True)),
         image_feed=replace(learner.image_feed, features_NF=have.image_NF if "image" in stage.frozen else None),
-        text_feed=replace(learner.text_feed, features_NF=have.text_NF if "text" in stage.frozen else None),
+        text_feed=replace(learner.text_feed, features_NF=_text_features(have) if "text" in stage.frozen else None),
         heads=stage.heads,
     )
     return replace(learner, plan=plan or _plan(found, learner, stage))
+
+
+def _text_features(have: Features) -> Tensor | None:
+    return have.text_NF if have.samples_MF is None else have.samples_MF
 
 
 def table(
@@ -191,6 +196,7 @@ def batches(
         rules=found.domain.augment if pixels else None,
         with_images=pixels,
         with_tokens=learner.text_feed.features_NF is None,
+        samples=learner.text_feed.samples,
         workers=workers(found) if pixels else 0,
     )
 

@@ -29,6 +29,7 @@ from honeclip.evaluation.report import Report
 from honeclip.model.heads import takes_fresh_heads
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder as folders
+from honeclip.training import settings
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
 from honeclip.training.prepared import prepare
@@ -144,10 +145,10 @@ def tune(
     if pruner not in PRUNERS:
         raise ConfigError(f"--pruner {pruner}: it is one of {', '.join(PRUNERS)}")
     values = folders.options(None, data, model, domain)
-    config = folders.absolute(configs.load(config_file, sets, values))
+    config = folders.absolute(settings.load(config_file, sets, values))
     if not config.data.path:
         raise RunError("there is nothing to tune on: give --data (or data.path in the config)")
-    given = configs.tables(config_file, sets, values)
+    given = settings.tables(config_file, sets, values)
     fixed = frozenset(f"{section}.{key}" for section, table in given.items() for key in table)
     # as paths that hold wherever best.toml is used from
     given = _merged(given, {"data": {"path": config.data.path, "domain": config.data.domain}})
