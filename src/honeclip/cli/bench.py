@@ -104,6 +104,24 @@ def text(
 
 
 @app.command()
+def preprocess(
+    data: Annotated[
+        str | None, typer.Option("--data", help="Pictures of a data set; else drawn ones.", metavar="D")
+    ] = None,
+    count: Annotated[int, typer.Option("--images", help="How many.", metavar="N")] = 64,
+    size: Annotated[int, typer.Option("--size", help="Side of the square.", metavar="PX")] = 224,
+    as_json: Json = False,
+) -> None:
+    """Time from image files to a model's pixels on one thread, against Pillow alone, and where it goes.
+
+    Example: honeclip bench preprocess --json
+    """
+    from honeclip.bench import preprocess as work
+
+    _print(work.run(data, count, size), as_json)
+
+
+@app.command()
 def loss(
     batch: Annotated[int, typer.Option("--batch", help="Pairs.", metavar="B")] = 4096,
     dim: Annotated[int, typer.Option("--dim", help="Dimensions of an embedding.", metavar="D")] = 512,

@@ -20,6 +20,7 @@ from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.model.resize import Origin
 from honeclip.monitoring.terminal import Progress
+from honeclip.preprocess import language
 from honeclip.sizes import SizeStage
 from honeclip.training import objective, planning, resolution, stages
 from honeclip.training.asked import Asked
@@ -177,6 +178,8 @@ def _introduce(found: Prepared, say: Say) -> None:
     counts = ", ".join(f"{everything.splits.count(name)} {name}" for name in ("train", "val", "test"))
     say(f"data: {len(everything)} of {everything.total_rows} rows can be used ({counts})")
     for note in everything.notes:
+        say(f"note: {note}")
+    if note := language.warning(everything.captions, found.domain.language):
         say(f"note: {note}")
     wanted = config.train.batch
     largest = wanted if isinstance(wanted, int) else max(size for _, size in wanted)
