@@ -11,6 +11,7 @@ import torch
 from honeclip.embedding.embed import embed, embed_texts
 from honeclip.embedding.features import caches
 from honeclip.errors import DataError, HoneclipError, MemoryExhausted, NonFiniteError
+from honeclip.preprocess.rules import TextHow
 
 MPS = RuntimeError(
     "MPS backend out of memory (MPS allocated: 5.44 GB, other allocations: 3.31 GB, max allowed: 9.07 GB). Tried to "
@@ -218,3 +219,23 @@ def test_embeddings_do_not_depend_on_the_rest_of_the_data(clip, pairs):
     some = embed(clip, of.select(np.array([6, 1])))
     assert close(some.image, whole.image[[6, 1]])
     assert some.captions == (of.captions[6], of.captions[1])
+
+
+# --- texts that are too long -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_long_text_is_the_mean_of_its_windows_where_the_field_says_so(clip, pairs, cached):
+    long = "A red star is here. Its light is old and far away. Dust hides the rest of it from us."
+    short = "A red star is here."
+    averaging = replace(clip, preprocess=replace(clip.preprocess, text=TextHow(long="windows")))
+    pieces = averaging.preprocess.windows([long, short])
+    assert len(pieces[0]) > 1
+    assert pieces[1] == [short]
+    known = caches(averaging) if cached else None
+    found = embed_texts(averaging, [long, short], features=known)
+    mean = clip.encode_text(pieces[0]).double().mean(0)
+    assert close(found[0], (mean / mean.norm()).float())
+    assert close(found[1], clip.encode_text([short])[0])
+    assert close(averaging.encode_text([long, short]), found)
+    assert not close(found[0], clip.encode_text([long])[0]), "without the rule a text is cut"

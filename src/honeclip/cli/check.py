@@ -95,29 +95,40 @@ def _check_data(
     device: str,
     as_json: bool,
 ) -> None:
+    from dataclasses import replace
+
     from honeclip.cli.output import emit
     from honeclip.data import manifest, pairs, preflight
     from honeclip.domains import domain as domains
     from honeclip.monitoring.terminal import Progress
+    from honeclip.preprocess.preprocess import Preprocess
+    from honeclip.preprocess.rules import text_how
     from honeclip.preprocess.tokens import Tokenizer
 
+    chosen = domains.load(domain)
     with Progress() as progress:
         found = pairs.read(
             data,
             columns=manifest.parse_columns(columns),
-            domain=domains.load(domain),
+            domain=chosen,
             workers=workers,
             progress=progress.counter("looking at images"),
         )
     clip = _load(model, device) if model and len(found) else None
     tokenizer = (clip.preprocess.tokenizer if clip else None) or Tokenizer("simple")
+    how = text_how(chosen, domains.read_terms(chosen, domains.term_folders(domain)))
+    if clip is not None and clip.domain is None:  # a model of ours carries the text rules of its domain already
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(None, None, how))
+    preprocess = clip.preprocess if clip else Preprocess(1, tokenizer=tokenizer, text=how)
     result = preflight.check(
         found,
         max_bad_fraction=max_bad_fraction,
-        count_tokens=lambda texts: tokenizer.count(list(texts)),
+        count_tokens=lambda texts: tokenizer.count(preprocess.words(texts)),
         context_length=clip.preprocess.context_length if clip else tokenizer.context_length,
         size_px=clip.preprocess.size_px if clip else None,
     )
+    if kept := preprocess.note_of_kept(found.captions):
+        result["notes"].append(kept)
     if clip is not None:
         result["worst"] = _worst(clip, found, out)
         result["contact_sheet"] = str(out)

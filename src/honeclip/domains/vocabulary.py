@@ -13,6 +13,9 @@ A file names kinds, the terms of each kind, and abbreviations:
     [abbreviations]                     # written exactly so: case counts
     PNA = "pneumonia"
 
+`as_written = ["PNA"]` beside `swap` names abbreviations that the text rule "abbreviations" leaves as they are: units, those
+with a second meaning, and those that are better known than what they stand for.
+
 Names are matched as whole words without regard to case, a space for a hyphen and the other way round, and with the plain
 English plural. What such rules cannot see (a changed word order, an ending of another kind) is another name in the list.
 """
@@ -108,11 +111,13 @@ class Terms:
         entries: no two share a name.
         swap: kinds whose terms may stand for each other in a hard caption.
         plurals: whether names are found in the plural too.
+        as_written: abbreviations that are found as their term, but never written out.
     """
 
     entries: tuple[Term, ...] = ()
     swap: tuple[str, ...] = ()
     plurals: bool = True
+    as_written: tuple[str, ...] = ()
 
     def find(self, text: str) -> dict[str, int]:
         """How often each term stands in the text, by name, in the order of the text.
@@ -135,6 +140,23 @@ class Terms:
                     found.append(Found(start, match.end(), form.term, form.name, form.plural, form.short, negated))
                     break
         return found
+
+    @cached_property
+    def expansions(self) -> dict[str, str]:
+        """Each abbreviation that may be written out, and its plural -> the term's name, and that in the plural.
+
+        One whose term holds an abbreviation itself is left out, for nothing would be gained.
+        """
+        short_names = {one for term in self.entries for one in term.abbreviations}
+        kept = {*self.as_written} | {
+            one
+            for term in self.entries
+            if short_names & set(re.split(r"[\s-]", term.name))
+            for one in term.abbreviations
+        }
+        found = {one: term.name for term in self.entries for one in term.abbreviations if one not in kept}
+        several = {plural(one, short=True): plural(name) for one, name in found.items() if one[-1].isupper()}
+        return {**{one: name for one, name in several.items() if one not in short_names}, **found}
 
     @cached_property
     def _starts(self) -> dict[str, list[_Form]]:
@@ -172,6 +194,7 @@ def read(files: Sequence[Path]) -> Terms:
     faults: list[str] = []
     entries: list[Term] = []
     swap: list[str] = []
+    as_written: list[str] = []
     for file in files:
         content = _content(file, faults)
         if content is None:
@@ -182,7 +205,10 @@ def read(files: Sequence[Path]) -> Terms:
         unknown = [kind for kind in content.swap if kind not in content.terms]
         faults += [f"{file}: swap = {kind!r}: there is no such kind under [terms]" for kind in unknown]
         swap += content.swap
-    terms = Terms(tuple(entries), tuple(dict.fromkeys(swap)))
+        unknown = [one for one in content.as_written if one not in content.abbreviations]
+        faults += [f"{file}: as_written = {one!r}: there is no such entry under [abbreviations]" for one in unknown]
+        as_written += content.as_written
+    terms = Terms(tuple(entries), tuple(dict.fromkeys(swap)), as_written=tuple(as_written))
     faults += _name_faults(terms)
     if faults:
         raise DomainError("terms:\n" + "\n".join(faults))
@@ -207,6 +233,7 @@ class _Content:
     terms: Mapping[str, tuple[_Names, ...]]
     abbreviations: Mapping[str, _Words] = field(default_factory=dict)
     swap: tuple[_Words, ...] = ()
+    as_written: tuple[_Words, ...] = ()
 
 
 def _content(file: Path, faults: list[str]) -> _Content | None:

@@ -26,6 +26,7 @@ from honeclip.errors import DataError, NonFiniteError
 from honeclip.model import towers
 from honeclip.model.clip import Clip, measuring
 from honeclip.model.towers import Tower
+from honeclip.model.windows import over_windows
 from honeclip.preprocess.preprocess import normalise
 
 HEAD_ROWS = 4096
@@ -143,8 +144,15 @@ def assembled(
 
 def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None = None, batch_size: int = 256) -> Tensor:
     """Unit float32 embeddings (M, D) on the CPU, through the cache of a frozen text body where there is one."""
+    return over_windows(
+        clip.preprocess, texts, lambda pieces: _embed_pieces(clip, pieces, features or Features(), batch_size)
+    )
+
+
+def _embed_pieces(clip: Clip, texts: Sequence[str], features: Features, batch_size: int) -> Tensor:
+    """Unit embeddings of texts that are cut where they are too long."""
     tower = towers.text_tower(clip)
-    if features and features.text:
+    if features.text:
         features_MF = text_features(clip, texts, cache=features.text, batch_size=batch_size)
         return _through_head(clip, tower, features_MF)
 

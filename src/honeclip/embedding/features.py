@@ -3,8 +3,8 @@ there.
 
 The cache of a body is named by everything that decides its output: weights, buffers and effective config of the body,
 the preprocessing's fingerprint, the kind of device (two kinds round differently). Within it a row is keyed by
-content: the hash of an image's decoded pixels, the hash of a cleaned caption. Only rows that are missing are
-computed, and they are stored as they come, so an interrupted run goes on where it was.
+content: the hash of an image's decoded pixels, the hash of a caption's words after the text rules. Only rows that are
+missing are computed, and they are stored as they come, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from honeclip.model import towers
 from honeclip.model.clip import Clip, measuring
 from honeclip.model.towers import Tower
 from honeclip.preprocess.preprocess import normalise
-from honeclip.preprocess.rules import clean
 
 PART_ROWS = 512
 FORMAT = 1  # raise it when the meaning of a stored row changes
@@ -86,12 +85,14 @@ def text_features(
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Body features of every caption, float32 (M, F) on the CPU; captions equal after clean-up are computed once."""
+    """Body features of every caption, float32 (M, F) on the CPU; captions of the same words are computed once."""
     tower = towers.text_tower(clip)
     cache = cache or _name(clip, tower, clip.preprocess.text_fingerprint)
-    number = {caption: place for place, caption in enumerate(dict.fromkeys(clean(caption) for caption in captions))}
-    texts = list(number)
-    keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+    words = clip.preprocess.words(captions)
+    first = dict(zip(reversed(words), reversed(captions), strict=True))
+    number = {text: place for place, text in enumerate(dict.fromkeys(words))}
+    texts = [first[text] for text in number]  # as given, for rules of one's own may change their own result again
+    keys = [hashlib.sha256(text.encode()).digest() for text in number]
 
     def body(tokens_BL: Tensor) -> Tensor:
         return tower.body(clip.device.copy(tokens_BL))
@@ -103,7 +104,7 @@ def text_features(
 
     with measuring(clip):
         features_UF, _ = _through_store(cache, keys, computed, progress)
-    return features_UF[[number[clean(caption)] for caption in captions]]
+    return features_UF[[number[text] for text in words]]
 
 
 def distinct(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -29,6 +29,7 @@ from honeclip.evaluation.report import Report
 from honeclip.evaluation.sizes import AtSizes, at_sizes
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
+from honeclip.preprocess.rules import TextHow, text_how
 
 UNALIGNED = (
     "This model begins unaligned: its image tower and its text tower have never seen each other, so figures before "
@@ -71,7 +72,8 @@ def evaluate(
     clip = model if isinstance(model, Clip) else load(_source(model), device=device)
     chosen = _domain(clip, domain)
     if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
-        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image.resize, chosen.image.fill))
+        image, text = chosen.image, _text_how(chosen, domain)
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(image.resize, image.fill, text))
     sized = at_sizes(clip, sizes) if sizes else None
     everything = manifests.load(data, domain=chosen)
     pairs = everything.split(split)
@@ -186,6 +188,12 @@ def _domain(clip: Clip, given: Domain | str | None) -> Domain:
     if given is None and clip.domain is not None:
         return domains.from_mapping(clip.domain, origin=clip.source)
     return domains.load(given or "general")
+
+
+def _text_how(chosen: Domain, given: Domain | str | None) -> TextHow:
+    """Its text rules; the term files of a domain that was given as an object are those of the working directory."""
+    folders = (Path(),) if isinstance(given, Domain) else domains.term_folders(given or chosen.name)
+    return text_how(chosen, domains.read_terms(chosen, folders))
 
 
 def _notes(clip: Clip, everything: Pairs) -> list[str]:

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from honeclip.errors import DataError, ModelError
 from honeclip.model import build, towers
+from honeclip.model.windows import over_windows
 from honeclip.preprocess.preprocess import Preprocess, normalise
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Clip:
         return self._embedded(run, parts)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256) -> Tensor:
-        """Unit-norm embeddings of texts, which are cleaned and cut at the context length.
+        """Unit-norm embeddings of texts, which are cleaned; longer ones are cut, or averaged over windows by their domain.
 
         Args:
             texts: one text or a sequence of them.
@@ -137,11 +138,15 @@ class Clip:
                 f"{self.source} came without a tokenizer (its files are on the hub, out of reach): no text"
             )
         tower = towers.text_tower(self)
-        parts = (
-            towers.trim(tower, self.preprocess.texts(strings[start : start + batch_size]))
-            for start in range(0, len(strings), batch_size)
-        )
-        return self._embedded(lambda part: tower(self.device.copy(part)), parts)
+
+        def embed(texts: Sequence[str]) -> Tensor:
+            parts = (
+                towers.trim(tower, self.preprocess.texts(texts[start : start + batch_size]))
+                for start in range(0, len(texts), batch_size)
+            )
+            return self._embedded(lambda part: tower(self.device.copy(part)), parts)
+
+        return over_windows(self.preprocess, strings, embed)
 
     def similarity(self, images: OneImage | Sequence[OneImage] | Tensor, texts: str | Sequence[str]) -> Tensor:
         """Cosine of every image with every text: float32 (N, M) on the CPU, between -1 and 1."""

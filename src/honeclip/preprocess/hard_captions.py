@@ -9,17 +9,13 @@ kinds of terms that exclude each other (`swap` of a term file). Imports no torch
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 
 from honeclip.domains.domain import Domain
 from honeclip.domains.vocabulary import Found, Term, Terms, plural
-
-_ARTICLE = re.compile(r"(?<![^\W_])(an?)(\s+)$", re.IGNORECASE)
-_SPELLED_VOWELS = "AEFHILMNORSX"  # letters whose names begin with a vowel: an MRI, an X-ray
-_LIKE_YOU = ("eu", "uni", "use", "usu", "uti")  # vowels that sound like "you": a unit
+from honeclip.preprocess.articles import righted
 
 
 @dataclass(frozen=True)
@@ -143,18 +139,7 @@ def _replaced(text: str, found: Found, word: str, short: bool) -> str:
             word = word.upper()
         else:
             word = (word[0].upper() if old[0].isupper() else word[0].lower()) + word[1:]
-    before = text[: found.start]
-    if article := _ARTICLE.search(before):
-        right = "an" if _begins_with_vowel(word, short) else "a"
-        right = right.upper() if article[1].isupper() and len(article[1]) > 1 else article[1][0] + right[1:]
-        before = before[: article.start()] + right + article[2]
-    return before + word + text[found.stop :]
-
-
-def _begins_with_vowel(word: str, short: bool) -> bool:
-    if short or word[:2].lower() == "x-":
-        return word[0].upper() in _SPELLED_VOWELS
-    return word[0].lower() in "aeiou" and not word.lower().startswith(_LIKE_YOU)
+    return righted(text[: found.start], word, short) + word + text[found.stop :]
 
 
 def _bare(text: str) -> str:

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from honeclip.errors import ModelError
-from honeclip.preprocess import images, rules
+from honeclip.preprocess import images, rules, sentences
 from honeclip.preprocess.images import LIMITS, Limits
+from honeclip.preprocess.rules import NOTHING, TextHow
 from honeclip.preprocess.tokens import Tokenizer
 
 Resize = Literal["shortest", "longest", "squash"]
@@ -57,6 +58,7 @@ class Preprocess:
         interpolation: "bicubic" or "bilinear".
         tokenizer: None where texts are not needed, as in a process that decodes, or where its files are out of reach.
         context_length: tokens at which texts are cut.
+        text: the field's text rules, besides `rules.clean`.
 
     Raises:
         ModelError: a value that cannot be.
@@ -70,6 +72,7 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     tokenizer: Tokenizer | None = None
     context_length: int = CONTEXT_LENGTH
+    text: TextHow = NOTHING
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # numbers of one kind: equal values have equal fingerprints
@@ -108,7 +111,7 @@ class Preprocess:
         return pixels.contiguous()
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """The tokens of texts: int64 (N, context_length) on the CPU; the texts are cleaned first.
+        """The tokens of texts: int64 (N, context_length) on the CPU, after `words`.
 
         The first time that texts had to be cut in this process, the log says how many.
 
@@ -117,7 +120,7 @@ class Preprocess:
         """
         if self.tokenizer is None:
             raise ModelError("there is no tokenizer: its files are missing, so that texts cannot be used")
-        cleaned = [rules.clean(text) for text in texts]
+        cleaned = self.words(texts)
         tokens_NL = self.tokenizer(cleaned)
         if self.tokenizer.fingerprint not in _warned:
             cut = self.tokenizer.count_cut(cleaned, tokens_NL)
@@ -131,6 +134,44 @@ class Preprocess:
                 )
         return tokens_NL
 
+    def words(self, texts: Sequence[str]) -> list[str]:
+        """What the tokenizer sees of each text: cleaned, and after the field's text rules.
+
+        The first time in this process that the rules would have left nothing of a text, the log says of how many.
+
+        Raises:
+            DomainError: an own replacement of the field takes too long.
+        """
+        after, kept = rules.applied(texts, self.text)
+        if kept and "text rules" not in _warned:
+            _warned.add("text rules")
+            log.warning("%s (said once)", _kept_words(kept, len(texts)))
+        return after
+
+    def windows(self, texts: Sequence[str]) -> list[list[str]]:
+        """The pieces in which each text is embedded: itself, or its windows where it is too long and the field averages."""
+        if self.text.long == "cut" or self.tokenizer is None:
+            return [[text] for text in texts]
+        words = self.words(texts)
+        fits = [count <= self.context_length for count in self.tokenizer.count(words)]
+        return [
+            [text] if whole else sentences.windows(after, self.tokenizer.count, self.context_length)
+            for text, after, whole in zip(texts, words, fits, strict=True)
+        ]
+
+    def note_of_kept(self, texts: Sequence[str]) -> str:
+        """In words, how many distinct texts the rules would have emptied, so that they stay; "" where none is.
+
+        Who has asked will tell: `words` then says nothing more of it in this process.
+
+        Raises:
+            DomainError: as `words`.
+        """
+        distinct = list(dict.fromkeys(texts))
+        kept = rules.applied(distinct, self.text)[1]
+        _warned.add("text rules")
+        return _kept_words(kept, len(distinct)) if kept else ""
+
     def note_of_cuts(self, texts: Sequence[str]) -> str:
         """In words, how many distinct texts of a whole data set are cut; "" where none is, or there is no tokenizer.
 
@@ -138,10 +179,11 @@ class Preprocess:
         """
         if self.tokenizer is None:
             return ""
-        distinct = list(dict.fromkeys(rules.clean(text) for text in texts))
+        distinct = list(dict.fromkeys(self.words(texts)))
         cut = sum(count > self.context_length for count in self.tokenizer.count(distinct))
         _warned.add(self.tokenizer.fingerprint)
-        said = f"{cut} of {len(distinct)} distinct captions are longer than {self.context_length} tokens and cut there"
+        then = "cut there" if self.text.long == "cut" else "averaged over windows; training sees their beginning"
+        said = f"{cut} of {len(distinct)} distinct captions are longer than {self.context_length} tokens and {then}"
         return said if cut else ""
 
     @property
@@ -155,7 +197,9 @@ class Preprocess:
     @property
     def text_fingerprint(self) -> str:
         """SHA-256 in hex of all that decides what a model sees of a text."""
-        return _digest(("text", rules.RULES, self.context_length, self.tokenizer and self.tokenizer.fingerprint))
+        facts = ("text", rules.RULES, self.context_length, self.tokenizer and self.tokenizer.fingerprint)
+        ruled = () if self.text == NOTHING else (rules.TEXT_RULES, self.text.to_json())
+        return _digest((*facts, *ruled))
 
     @property
     def fingerprint(self) -> str:
@@ -166,16 +210,25 @@ class Preprocess:
         """The same for a model that takes another size."""
         return replace(self, size_px=size_px)
 
-    def with_rules(self, resize: Resize | None, fill: int | None) -> Preprocess:
-        """The same with another way to a square, where a field says so; None leaves the model's own."""
-        return replace(self, resize=resize or self.resize, fill=self.fill if fill is None else fill)
+    def with_rules(self, resize: Resize | None, fill: int | None, text: TextHow = NOTHING) -> Preprocess:
+        """The same with another way to a square and other text rules, where a field says so.
+
+        None, and for texts `rules.NOTHING`, leaves the model's own.
+        """
+        return replace(
+            self,
+            resize=resize or self.resize,
+            fill=self.fill if fill is None else fill,
+            text=self.text if text == NOTHING else text,
+        )
 
     def with_context_length(self, context_length: int) -> Preprocess:
         """The same for a model that takes longer or shorter texts."""
         return replace(self, context_length=context_length)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the tokenizer, which has files."""
+        """Everything but the tokenizer, which has files; text rules only where there are some."""
+        ruled = {} if self.text == NOTHING else {"text": self.text.to_json()}
         return {
             "size_px": self.size_px,
             "mean": list(self.mean),
@@ -184,6 +237,7 @@ class Preprocess:
             "fill": self.fill,
             "interpolation": self.interpolation,
             "context_length": self.context_length,
+            **ruled,
         }
 
     @staticmethod
@@ -193,12 +247,13 @@ class Preprocess:
         Raises:
             ModelError: a key is missing, unknown or wrong.
         """
-        wrong = set(stored) ^ {one.name for one in fields(Preprocess) if one.name != "tokenizer"}
+        wrong = {"text", *stored} ^ {one.name for one in fields(Preprocess) if one.name != "tokenizer"}
         if wrong:
             raise ModelError(f"the stored preprocessing cannot be read: missing or unknown are {sorted(wrong)}")
         try:
-            return Preprocess(**stored, tokenizer=tokenizer)
-        except TypeError as error:
+            text = TextHow.from_json(stored["text"]) if "text" in stored else NOTHING
+            return Preprocess(**{**stored, "text": text}, tokenizer=tokenizer)
+        except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"the stored preprocessing cannot be read: {error}") from None
 
     def to_open_clip(self) -> dict[str, Any]:
@@ -241,6 +296,10 @@ class Preprocess:
             )
         except (TypeError, ValueError) as error:
             raise ModelError(f"preprocess_cfg cannot be read: {error}") from None
+
+
+def _kept_words(kept: int, texts: int) -> str:
+    return f"{kept} of {texts} captions stay as they are: the domain's text rules would leave nothing of them"
 
 
 def normalise(images_BCHW: Tensor, mean: Triple, std: Triple, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -18,6 +18,7 @@ from honeclip.model import folder as model_folder
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.monitoring import events
+from honeclip.preprocess.rules import NOTHING
 from honeclip.training.asked import Asked
 from honeclip.training.folder import RunFolder
 from honeclip.training.state import stored_size
@@ -99,6 +100,7 @@ def card(clip: Clip, config: Config, before: Report | None, after: Report | None
         "",
         f"Fine-tuned with honeclip; checkpoint {checkpoint}. Images are seen at {clip.preprocess.size_px} px, texts are cut "
         f"at {clip.preprocess.context_length} tokens.",
+        *_text_rules_note(clip),
         "",
         "## Use",
         "",
@@ -140,6 +142,17 @@ def _text_tower_note(clip: Clip) -> list[str]:
         "",
         "The text tower is one of transformers' and is found in the working directory: run this in the folder and",
         'name it `"local-dir:."`.',
+    ]
+
+
+def _text_rules_note(clip: Clip) -> list[str]:
+    if clip.preprocess.text == NOTHING:
+        return []
+    names = ", ".join([*clip.preprocess.text.rules, *(["own replacements"] if clip.preprocess.text.replace else [])])
+    return [
+        "",
+        f"It was trained on texts after the domain's text rules ({names}). honeclip applies them by itself; open_clip alone",
+        "does not, and sees the few texts that they change as they were written.",
     ]
 
 

@@ -79,7 +79,10 @@ def train_features(found: Prepared, towers: frozenset[str], progress: Progress) 
 
 def samples_of(found: Prepared) -> Samples | None:
     """What steps may see of the captions where the domain draws sentences; None where they see all of each."""
-    return samples.of(found.train.captions) if found.domain.text.sample == "sentences" else None
+    if found.domain.text.sample == "whole":
+        return None
+    # after the rules, which may look at more of a text than a sentence: the sections of a report
+    return samples.of(found.clip.preprocess.words(found.train.captions))
 
 
 def _further_features(found: Prepared, known: Caches, progress: Progress) -> tuple[tuple[Tensor, ...], Tensor | None]:

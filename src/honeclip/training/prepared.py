@@ -21,6 +21,7 @@ from honeclip.model.load import load
 from honeclip.model.resize import Origin
 from honeclip.monitoring.terminal import Progress
 from honeclip.preprocess import language
+from honeclip.preprocess.rules import text_how
 from honeclip.sizes import SizeStage
 from honeclip.training import objective, planning, resolution, stages
 from honeclip.training.asked import Asked
@@ -110,7 +111,8 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     origin = resize.origin(clip)
     image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
     resolutions = resolution.take(clip, config, origin, image_frozen, say)
-    clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill)
+    how_texts = text_how(domain, domains.read_terms(domain, domains.term_folders(config.data.domain)))
+    clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill, how_texts)
     everything = pairs.load(
         config.data.path,
         columns=config.data.columns,
@@ -185,6 +187,8 @@ def _introduce(found: Prepared, say: Say) -> None:
     largest = wanted if isinstance(wanted, int) else max(size for _, size in wanted)
     if largest > len(found.train):
         say(f"the batch of {largest} is lowered to the {len(found.train)} rows of the train split")
+    if kept := clip.preprocess.note_of_kept(everything.captions):
+        say(f"note: {kept}")
     if clip.preprocess.tokenizer is not None and (cut := clip.preprocess.note_of_cuts(everything.captions)):
         say(f"note: {cut}")
     sizes = [one.size for one in found.resolutions] or [clip.preprocess.size_px]

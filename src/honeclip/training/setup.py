@@ -287,4 +287,4 @@ def caption_lengths(clip: Clip, rows: Pairs) -> NDArray[np.int64] | None:
     tokenizer = clip.preprocess.tokenizer
     if not clip.trims_text or tokenizer is None:
         return None
-    return np.asarray(tokenizer.count(list(rows.captions)), dtype=np.int64)
+    return np.asarray(tokenizer.count(clip.preprocess.words(rows.captions)), dtype=np.int64)
