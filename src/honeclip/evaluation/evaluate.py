@@ -21,9 +21,9 @@ from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import embed
 from honeclip.embedding.features import Features, Progress
 from honeclip.errors import BadInput, DataError
-from honeclip.evaluation import robustness, zeroshot
+from honeclip.evaluation import robustness, selection, zeroshot
 from honeclip.evaluation import sizes as over_sizes
-from honeclip.evaluation.answers import answer, metrics
+from honeclip.evaluation.answers import answer, metrics, sections
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.report import Report
 from honeclip.evaluation.sizes import AtSizes, at_sizes
@@ -142,6 +142,8 @@ def score(
     classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
     answers = answer(embeddings, own, classes)
     found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
+    chosen = selection.section(found, sections(answers), domain.selection, domain.metrics, seed)
+    found |= {"selection": chosen} if chosen else {}
     compared = None
     if sized and seen:
         compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
