@@ -25,6 +25,7 @@ from honeclip.evaluation import robustness, selection, zeroshot
 from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import answer, metrics, sections
 from honeclip.evaluation.examples import examples
+from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.report import Report
 from honeclip.evaluation.sizes import AtSizes, at_sizes
 from honeclip.model.clip import Clip
@@ -45,6 +46,7 @@ def evaluate(
     sizes: Sequence[int] = (),
     device: str = "auto",
     seed: int = 0,
+    pool: str = "",
     progress: Progress | None = None,
 ) -> Report:
     """`honeclip.evaluate`: any model on any data.
@@ -58,6 +60,8 @@ def evaluate(
             and on blurred, cropped and compressed pictures.
         device: "auto", "cpu", "mps" or "cuda"; for a model that is loaded here.
         seed: of the bootstrap and of the example pictures.
+        pool: "group": the pictures of one `group` (a patient, a part) answer as one, see `evaluation.pooling`; "": each by
+            itself.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -68,6 +72,12 @@ def evaluate(
     """
     if split not in SPLITS:
         raise BadInput(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
+    if pool not in ("", "group") or (pool and sizes):
+        raise BadInput(
+            f"--pool {pool} with --sizes: sizes are compared picture by picture; leave one of them out"
+            if pool == "group"
+            else f"--pool {pool}: it is group, or is left out"
+        )
     clip = model if isinstance(model, Clip) else load(_source(model), device=device)
     chosen = _domain(clip, domain)
     if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
@@ -77,8 +87,13 @@ def evaluate(
     pairs = everything.split(split)
     if not len(pairs):
         raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
+    if pool and not any(pairs.groups):
+        raise DataError(
+            f"{everything.source}: --pool group needs a column `group` that says which rows are of one thing"
+        )
     named = ["--domain", domain] if isinstance(domain, str) else []
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
+    over += ["--pool", pool] if pool else []
     command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
     return score(
         clip,
@@ -90,6 +105,7 @@ def evaluate(
         seed=seed,
         repeat=shlex.join([*command, "--seed", str(seed)]),
         sized=sized,
+        by_group=bool(pool),
         notes=[*_notes(clip, everything), *(sized.notes if sized else ())],
         progress=progress,
     )
@@ -106,6 +122,7 @@ def score(
     seed: int = 0,
     features: Features | None = None,
     sized: AtSizes | None = None,
+    by_group: bool = False,
     batch_size: int = 64,
     repeat: str = "",
     notes: Sequence[str] = (),
@@ -123,6 +140,7 @@ def score(
         seed: of the bootstrap and of the example pictures.
         features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
         sized: the model at other sizes, which are scored as well; not together with `features`.
+        by_group: the pictures of one group answer as one; not together with `sized`.
         batch_size: images through the model at once, where it is scored at one size.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
@@ -138,6 +156,13 @@ def score(
     embeddings = (
         seen.native if seen else embed(clip, pairs, batch_size=batch_size, features=features, progress=progress)
     )
+    if by_group:
+        embeddings = pooled(embeddings, [pairs.groups[row] for row in embeddings.rows])
+        count = len(set(embeddings.file_of.tolist()))
+        notes = [
+            *notes,
+            f"Scored by group: the pictures of {len(embeddings.rows)} rows are {count} groups, each one query.",
+        ]
     own = [pairs.labels[row] for row in embeddings.rows]
     classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
     answers = answer(embeddings, own, classes)
