@@ -15,9 +15,9 @@ import numpy as np
 
 from honeclip.embedding.embed import Embeddings
 from honeclip.evaluation import retrieval, zeroshot
-from honeclip.evaluation.intervals import Figure, differences, figure
+from honeclip.evaluation.intervals import Figure, differences
 from honeclip.evaluation.retrieval import Ids, Ranks
-from honeclip.evaluation.selection import Sections, Weights, drawn
+from honeclip.evaluation.selection import Sections, Weights, difference
 from honeclip.evaluation.zeroshot import Classes, Predictions
 
 Metrics = dict[str, Any]
@@ -157,8 +157,7 @@ def paired_difference(
             seed,
         )
     if weights:
-        old_score, new_score = (drawn(sections(one), weights, seed) for one in (before, after))
-        out["selection"] = {"score": figure(new_score[0] - old_score[0], new_score[1] - old_score[1])}
+        out["selection"] = {"score": difference(sections(before), sections(after), weights, seed)}
     return out
 
 

@@ -18,16 +18,17 @@ from honeclip.data.splits import SPLITS
 from honeclip.device import facts
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
-from honeclip.embedding.embed import embed
+from honeclip.embedding.embed import Embeddings, embed
 from honeclip.embedding.features import Features, Progress
 from honeclip.errors import BadInput, DataError
 from honeclip.evaluation import robustness, selection, zeroshot
 from honeclip.evaluation import sizes as over_sizes
-from honeclip.evaluation.answers import answer, metrics, sections
+from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.report import Report
 from honeclip.evaluation.sizes import AtSizes, at_sizes
+from honeclip.evaluation.zeroshot import Classes
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 
@@ -78,15 +79,10 @@ def evaluate(
             if pool == "group"
             else f"--pool {pool}: it is group, or is left out"
         )
-    clip = model if isinstance(model, Clip) else load(_source(model), device=device)
-    chosen = _domain(clip, domain)
-    if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
-        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image.resize, chosen.image.fill))
+    clip, chosen = in_its_domain(model if isinstance(model, Clip) else load(_source(model), device=device), domain)
     sized = at_sizes(clip, sizes) if sizes else None
     everything = manifests.load(data, domain=chosen)
-    pairs = everything.split(split)
-    if not len(pairs):
-        raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
+    pairs = rows_of(everything, split)
     if pool and not any(pairs.groups):
         raise DataError(
             f"{everything.source}: --pool group needs a column `group` that says which rows are of one thing"
@@ -106,7 +102,7 @@ def evaluate(
         repeat=shlex.join([*command, "--seed", str(seed)]),
         sized=sized,
         by_group=bool(pool),
-        notes=[*_notes(clip, everything), *(sized.notes if sized else ())],
+        notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
         progress=progress,
     )
 
@@ -163,12 +159,8 @@ def score(
             *notes,
             f"Scored by group: the pictures of {len(embeddings.rows)} rows are {count} groups, each one query.",
         ]
-    own = [pairs.labels[row] for row in embeddings.rows]
-    classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
-    answers = answer(embeddings, own, classes)
-    found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
-    chosen = selection.section(found, sections(answers), domain.selection, domain.metrics, seed)
-    found |= {"selection": chosen} if chosen else {}
+    answers, own, classes = ask(clip, embeddings, pairs, domain, labels=labels, features=features)
+    found = figures(answers, clip, domain, data_name=data_name, split=split, seed=seed)
     compared = None
     if sized and seen:
         compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
@@ -184,6 +176,49 @@ def score(
         seed=seed,
         sizes=compared,
     )
+
+
+def ask(
+    clip: Clip,
+    embeddings: Embeddings,
+    pairs: Pairs,
+    domain: Domain,
+    *,
+    labels: Sequence[str],
+    features: Features | None = None,
+) -> tuple[Answers, list[tuple[str, ...]], Classes | None]:
+    """What a model answers, the labels of the rows that were embedded, and the classes where zero-shot applies."""
+    own = [pairs.labels[row] for row in embeddings.rows]
+    classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
+    return answer(embeddings, own, classes), own, classes
+
+
+def figures(answers: Answers, clip: Clip, domain: Domain, *, data_name: str, split: str, seed: int = 0) -> Metrics:
+    """METRICS of answers, with the score that the domain selects by where that is no figure of retrieval."""
+    found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
+    chosen = selection.section(found, sections(answers), domain.selection, domain.metrics, seed)
+    return {**found, "selection": chosen} if chosen else found
+
+
+def in_its_domain(clip: Clip, given: Domain | str | None) -> tuple[Clip, Domain]:
+    """A model as it is asked in a domain (None: its own, else "general"), and that domain."""
+    chosen = _domain(clip, given)
+    if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image.resize, chosen.image.fill))
+    return clip, chosen
+
+
+def rows_of(everything: Pairs, split: str) -> Pairs:
+    """One split of a data set.
+
+    Raises:
+        DataError: it has no rows.
+    """
+    pairs = everything.split(split)
+    if not len(pairs):
+        counts = ", ".join(f"{everything.splits.count(name)} in {name}" for name in SPLITS)
+        raise DataError(f"{everything.source}: the split {split!r} has no rows; there are {counts}")
+    return pairs
 
 
 def all_labels(pairs: Pairs) -> tuple[str, ...]:
@@ -215,19 +250,16 @@ def _domain(clip: Clip, given: Domain | str | None) -> Domain:
     return domains.load(given or "general")
 
 
-def _notes(clip: Clip, everything: Pairs) -> list[str]:
-    """What a reader of these figures must know of the model and of the data."""
-    out = [UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else []
+def notes_on_model(clip: Clip) -> list[str]:
+    """What a reader of figures must know of the model."""
+    return [UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else []
+
+
+def notes_on_data(everything: Pairs) -> list[str]:
+    """What a reader of figures must know of the data."""
     bad = everything.total_rows - len(everything)
-    if bad:
-        out.append(
-            f"{bad} of {everything.total_rows} rows cannot be used; `honeclip check {everything.source}` says why."
-        )
-    return [*out, *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in everything.notes)]
-
-
-def _split_counts(pairs: Pairs) -> str:
-    return "there are " + ", ".join(f"{pairs.splits.count(name)} in {name}" for name in SPLITS)
+    out = [f"{bad} of {everything.total_rows} rows cannot be used; `honeclip check {everything.source}` says why."]
+    return [*(out if bad else []), *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in everything.notes)]
 
 
 def _environment(clip: Clip, pairs: Pairs, domain: Domain, seconds: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from honeclip.domains.schema import Metric
-from honeclip.evaluation.intervals import Statistic, bootstrap, figure
+from honeclip.evaluation.intervals import Figure, Statistic, bootstrap, figure
 
 METRIC_WORDS: dict[Metric, str] = {
     "R@1": "R@1",
@@ -95,6 +95,12 @@ def drawn(sections: Sections, weights: Weights, seed: int = 0) -> tuple[float, N
     again = {way: bootstrap(of, queries, seed) for way, (of, queries) in sections.items()}
     value: Any = combined(whole, weights)
     return float(value), np.asarray(combined(again, weights), dtype=np.float64)
+
+
+def difference(before: Sections, after: Sections, weights: Weights, seed: int = 0) -> Figure:
+    """The score of `after` minus that of `before` on the same resampled queries, with its 95 % interval."""
+    old, new = drawn(before, weights, seed), drawn(after, weights, seed)
+    return figure(new[0] - old[0], new[1] - old[1])
 
 
 def combined(found: Mapping[str, Mapping[str, Any]], weights: Weights) -> Any:
