@@ -6,16 +6,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from honeclip.evaluation import zeroshot
-from honeclip.evaluation.answers import Answers
-from honeclip.evaluation.intervals import RESAMPLES, Statistic, figure, resampled
+from honeclip.evaluation.answers import Answers, sections
+from honeclip.evaluation.intervals import RESAMPLES, figure
+from honeclip.evaluation.retrieval import reciprocal
+from honeclip.evaluation.selection import Sections, drawn
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder, settings
 from honeclip.training.attempt import Bench, attempt
@@ -68,39 +69,27 @@ def runs(
                 yield arm.name, seed, tried.report(asked, px or None).answers, seconds
 
 
-def figures_of(answers: Answers) -> dict[str, list[tuple[Callable[[NDArray[np.int64]], Draws], int]]]:
-    """Name -> statistics over query indices (r, queries) whose mean the figure is, each with its number of queries."""
-    ranks = answers.ranks
-    ways = (ranks.image_to_text, ranks.text_to_image)
-    out: dict[str, list[tuple[Callable[[NDArray[np.int64]], Draws], int]]] = {
-        "R@10": [(lambda at, way=way: (way[at] <= 10).mean(1), len(way)) for way in ways],
-        "R@1": [(lambda at, way=way: (way[at] <= 1).mean(1), len(way)) for way in ways],
-        "MRR": [(lambda at, way=way: (1 / way[at]).mean(1), len(way)) for way in ways],
-    }
-    if answers.predictions is not None:
-        of: Statistic = zeroshot.statistic(answers.predictions)
-        count = len(answers.predictions.truth)
-        out["balanced accuracy"] = [(lambda at: of(at)["balanced_accuracy"], count)]
-    return out
+def figures_of(answers: Answers) -> Iterator[tuple[str, Sections, str]]:
+    """Name in the table, the sections that it is drawn of, and its name there."""
+    found = dict(sections(answers))
+    ways = {"image_to_text": answers.ranks.image_to_text, "text_to_image": answers.ranks.text_to_image}
+    yield "R@10", {way: found[way] for way in ways}, "R@10"
+    yield "R@1", {way: found[way] for way in ways}, "R@1"
+    yield "MRR", {way: (reciprocal(ranks), len(ranks)) for way, ranks in ways.items()}, "mrr"
+    if "zeroshot" in found:
+        yield "balanced accuracy", {"zeroshot": found["zeroshot"]}, "balanced_accuracy"
 
 
 def draws(found: dict[tuple[str, int], Answers], arms: Sequence[str], seeds: int) -> dict[str, Draws]:
     """Every figure of every run on the same resampled queries."""
     if len({one.queries for one in found.values()}) > 1:
         raise SystemExit("the runs were asked different things")
-    table = {key: figures_of(one) for key, one in found.items()}
-    names = list(next(iter(table.values())))
-    out = {}
-    for name in names:
-        rows = np.zeros((RESAMPLES + 1, len(arms), seeds))
-        for column, arm in enumerate(arms):
-            for seed in range(seeds):
-                parts = table[arm, seed][name]
-                for place, (of, count) in enumerate(parts):
-                    whole = np.arange(count, dtype=np.int64)[None]
-                    again = np.concatenate([of(at) for at in resampled(count, place)])
-                    rows[:, column, seed] += np.concatenate([of(whole), again]) / len(parts)
-        out[name] = rows
+    out: dict[str, Draws] = {}
+    for (arm, seed), answers in found.items():
+        for title, of, name in figures_of(answers):
+            rows = out.setdefault(title, np.zeros((RESAMPLES + 1, len(arms), seeds)))
+            value, again = drawn(of, {name: 1.0})
+            rows[:, arms.index(arm), seed] = np.concatenate([[value], again])
     return out
 
 

@@ -16,7 +16,19 @@ from honeclip.cli import output
 from honeclip.cli.app import app
 from honeclip.errors import HoneclipError, Interrupted, RunError
 
-COMMANDS = ("quickstart", "doctor", "prepare", "check", "fit", "verify", "plan", "evaluate", "tune", "domains")
+COMMANDS = (
+    "quickstart",
+    "doctor",
+    "prepare",
+    "check",
+    "fit",
+    "verify",
+    "plan",
+    "evaluate",
+    "compare",
+    "tune",
+    "domains",
+)
 
 
 @pytest.fixture

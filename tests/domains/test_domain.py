@@ -307,6 +307,29 @@ def test_what_cannot_be_in_the_new_tables_is_refused(more, said):
         plants(**more)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"selection": "metrics"}, r'selection = "metrics": the domain has no metrics; name some.*"R@10" = 1\.0'),
+        ({"metrics": {"R@10": 1.0}}, r'selection = "auto": the domain has metrics.*say selection = "metrics"'),
+        ({"selection": "balanced_accuracy", "metrics": {"R@1": 2.0}}, r'"balanced_accuracy": .*take the table'),
+    ],
+)
+def test_weights_and_the_selection_by_them_go_together(more, said):
+    with pytest.raises(DomainError, match=said):
+        plants(**more)
+
+
+def test_a_domain_may_select_otherwise_than_the_one_with_weights_that_it_extends(tmp_path):
+    below = 'title = "A"\ntemplates = ["{label}"]\nselection = "metrics"\n[metrics]\n"R@10" = 2.0\naccuracy = 1\n'
+    (tmp_path / "below.toml").write_text(below)
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "below.toml"\nselection = "retrieval"\n')
+    assert domains.load(str(own)).metrics == {}
+    own.write_text('extends = "below.toml"\n[metrics]\n"R@10" = 3.0\n')
+    assert domains.load(str(own)).metrics == {"R@10": 3.0, "accuracy": 1.0}
+
+
 def test_prompts_are_made_of_synonyms_too():
     found = plants(templates=["a {label}", "{label}"], label_synonyms={"tb": ["consumption"]}, label_names={"tb": "TB"})
     assert domains.prompts(found, "tb") == ["a TB", "TB", "a consumption", "consumption"]

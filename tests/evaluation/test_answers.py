@@ -1,4 +1,4 @@
-"""Answers, METRICS and paired differences: the shape of the contract, what waits on disk, how a model is chosen."""
+"""Answers, METRICS and paired differences: the shape of the contract, and what waits on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from honeclip.evaluation.answers import (
     evaluate_embeddings,
     metrics,
     paired_difference,
-    selection_score,
 )
 
 
@@ -101,53 +100,3 @@ def test_other_queries_have_no_difference(embeddings, labels, classes):
     ]
     assert [paired_difference(asked, one) for one in others] == [None] * 4
     assert paired_difference(asked, answer(embeddings(seed=5, good=3), labels(60), classes)) is not None
-
-
-# --- which checkpoint is best -------------------------------------------------------------------------------------
-
-
-def scores(image_to_text: dict[str, float], text_to_image: dict[str, float], balanced: float | None = None) -> dict:
-    found = {
-        "retrieval": {
-            way: {name: {"value": value} for name, value in one.items()}
-            for way, one in (("image_to_text", image_to_text), ("text_to_image", text_to_image))
-        }
-    }
-    return found if balanced is None else {**found, "zeroshot": {"balanced_accuracy": {"value": balanced}}}
-
-
-FULL = (
-    {"R@1": 0.1, "R@5": 0.2, "R@10": 0.4, "median_rank": 12},
-    {"R@1": 0.1, "R@5": 0.2, "R@10": 0.6, "median_rank": 8},
-)
-SMALL = ({"R@1": 0.1, "R@5": 0.2, "median_rank": 4}, {"R@1": 0.3, "R@5": 0.6, "median_rank": 5})
-TINY = ({"R@1": 0.1, "median_rank": 4}, {"median_rank": 2})
-
-
-@pytest.mark.parametrize(
-    ("found", "selection", "score", "words"),
-    [
-        (scores(*FULL), "auto", 0.5, "mean of both R@10"),
-        (scores(*FULL, 0.9), "auto", 0.5, "mean of both R@10"),
-        (scores(*FULL, 0.9), "retrieval", 0.5, "mean of both R@10"),
-        (scores(*FULL, 0.9), "balanced_accuracy", 0.9, "zero-shot balanced accuracy"),
-        (scores(*FULL), "balanced_accuracy", 0.5, "mean of both R@10"),
-        (scores(*SMALL, 0.8), "retrieval", 0.8, "zero-shot balanced accuracy"),
-        (scores(*SMALL), "auto", 0.4, "mean of both R@5"),
-        (scores({"R@1": 0.2, "median_rank": 1}, {"R@1": 0.4, "median_rank": 1}), "auto", 0.3, "mean of both R@1"),
-        (scores(*TINY), "auto", 0.375, "mean of both 1 / median rank"),
-    ],
-)
-def test_the_selection_score(found, selection, score, words):
-    assert selection_score(found, selection) == (pytest.approx(score), words)
-
-
-def test_a_better_model_is_selected(embeddings, labels, classes):
-    found = [
-        selection_score(
-            evaluate_embeddings(embeddings(good=good), labels(60), classes, data="d", split="val", size_px=32), "auto"
-        )[0]
-        for good in (5, 30, 60)
-    ]
-    assert found == sorted(found)
-    assert found[0] < found[-1]

@@ -3,13 +3,15 @@ figures."""
 
 from __future__ import annotations
 
+import csv
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import top_k_accuracy_score
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
 from honeclip.evaluation import retrieval
 
@@ -152,3 +154,49 @@ def test_figures_are_shares_of_the_queries():
     assert found["median_rank"]["value"] == 4.5
     for one in found.values():
         assert one["low"] <= one["value"] <= one["high"]
+
+
+@given(st.integers(0, 2**16), st.integers(1, 12), st.integers(2, 30))
+@settings(max_examples=100, deadline=None)
+def test_ndcg_with_several_right_answers_is_scikit_learns(seed, queries, candidates):
+    random = np.random.default_rng(seed)
+    query, candidate = random.normal(size=(queries, 5)), random.normal(size=(candidates, 5))
+    relevant = random.random((queries, candidates)) < 0.3
+    relevant[np.arange(queries), random.integers(0, candidates, queries)] = True
+    found = retrieval.ndcg(query, candidate, np.nonzero(relevant))
+    assert found.mean() == pytest.approx(ndcg_score(relevant, query @ candidate.T, k=10), abs=1e-12)
+
+
+def test_ndcg_of_real_captions_that_share_a_chapter(shared_data):
+    """Each caption asks for the others; right are those of its label. Words make the scores."""
+    with (shared_data / "openstax_microbiology" / "pairs.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    captions = list(dict.fromkeys(row["caption"] for row in rows))
+    label = {row["caption"]: row["label"] for row in rows}
+    words = TfidfVectorizer().fit_transform(captions).toarray()
+    words += 1e-4 * np.random.default_rng(0).random(words.shape)  # scikit-learn has another rule for ties
+    relevant = np.array([[label[one] == label[other] for other in captions] for one in captions])
+    found = retrieval.ndcg(words, words, np.nonzero(relevant))
+    assert found.mean() == pytest.approx(ndcg_score(relevant, words @ words.T, k=10), abs=1e-12)
+    assert 0.3 < found.mean() < 0.9
+
+
+def test_a_tie_counts_against_ndcg_too():
+    same = np.ones((1, 2)) / np.sqrt(2)
+    found = retrieval.ndcg(same, np.repeat(same, 4, 0), (np.array([0]), np.array([0])))
+    assert found == pytest.approx(1 / np.log2(5))
+
+
+@given(data_sets())
+def test_mrr_with_one_right_answer_is_scikit_learns(data):
+    rows, images, texts = data
+    rows = list({file: (file, content, text) for file, content, text in rows}.values())  # a caption a file
+    names = sorted({text for _, _, text in rows})
+    rows = [(number, number, names.index(text)) for number, (_, _, text) in enumerate(rows)]
+    vectors = images[np.arange(len(rows)) % len(images)]
+    found = ranked(rows, vectors, texts[names])
+    relevant = np.zeros((len(rows), len(names)), dtype=int)
+    relevant[np.arange(len(rows)), [text for _, _, text in rows]] = 1
+    expected = label_ranking_average_precision_score(relevant, vectors @ texts[names].T)
+    of = retrieval.reciprocal(found.image_to_text)
+    assert of(np.arange(len(rows))[None])["mrr"][0] == pytest.approx(expected)

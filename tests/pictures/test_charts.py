@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from honeclip.pictures.charts import MOST_POINTS, Dot, Series, dots, lines
+from honeclip.pictures.charts import MOST_POINTS, Dot, Field, Series, dots, heat, lines
 
 SVG = "{http://www.w3.org/2000/svg}"
 RISING = Series("after", [0, 1, 2, 4], [0.1, 0.5, 0.7, 0.9], 1)
@@ -198,3 +198,23 @@ def test_drawing_leaves_matplotlib_as_it_was():
         warnings.simplefilter("error")
         dots(["a"], [("x", DOTS[:1])], x_label="", says="")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_heat_map_writes_its_figures_and_colours_them_by_sign_and_strength():
+    fields = [
+        [Field(0.0, "0.50"), None],
+        [Field(1.0, "0.71", strong=True), Field(-0.5, "0.32")],
+        [Field(2.0, "0.9"), None],
+    ]
+    svg = heat(["starter", "runs/a", "<b>"], ["stamps", "plants"], fields, says="runs/a is better")
+    assert words(svg) == ["stamps", "plants", "starter", "runs/a", "<b>", "0.50", "0.71", "0.32", "0.9"]
+    drawn = [one.get("style", "") for one in parsed(svg).iter(f"{SVG}path")]
+    strength = {
+        hue: [float(re.search(r"opacity: ([\d.]+)", style)[1]) for style in drawn if f"fill: var(--{hue})" in style]
+        for hue in ("series-1", "series-2")
+    }
+    assert strength == {"series-1": [0.6, 0.6], "series-2": [0.3]}
+    bold = [
+        one for one in parsed(svg).iter(f"{SVG}text") if "bold" in one.get("style", "") or "700" in one.get("style", "")
+    ]
+    assert ["".join(one.itertext()) for one in bold] == ["0.71"]

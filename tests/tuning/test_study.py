@@ -190,3 +190,14 @@ def test_the_best_and_the_given_meet_on_the_test_split(study):
         return tree["value"]
 
     assert at(both["difference"]) == pytest.approx(at(both["tuned"]) - at(both["given"]), abs=1e-12)
+
+
+def test_trials_are_compared_by_what_the_domain_selects_by(study, tmp_path):
+    """1 / median rank alone: each score is the mean of two of them, whatever R@k and the labels say."""
+    field = tmp_path / "field.toml"
+    field.write_text('title = "S"\ntemplates = ["{label}"]\nselection = "metrics"\n[metrics]\nmedian_rank = 1.0\n')
+    found = study(trials=2, pruner="none", domain=str(field))
+    possible = {(2 / one + 2 / other) / 2 for one in range(2, 17) for other in range(2, 17)}  # medians in halves
+    assert all(min(abs(trial.value - value) for value in possible) < 1e-9 for trial in found.study.trials)
+    as_always = study(trials=2, pruner="none", out=tmp_path / "other")
+    assert as_always.study.trials[0].intermediate_values != found.study.trials[0].intermediate_values

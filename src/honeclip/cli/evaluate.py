@@ -29,6 +29,10 @@ def evaluate(
             metavar="PX,PX",
         ),
     ] = None,
+    pool: Annotated[
+        str,
+        typer.Option("--pool", help="group: the pictures of one group (patient, part) answer as one.", metavar="group"),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
@@ -53,6 +57,7 @@ def evaluate(
             sizes=_sizes(sizes),
             device=device,
             seed=seed,
+            pool=pool,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:

@@ -63,7 +63,10 @@ def load(name_or_path: str) -> Domain:
     parent = mapping.pop("extends", None)
     if parent is not None:
         below = _parent(parent, file)
-        mapping = _over(_toml(below), mapping)
+        above = _toml(below)
+        if mapping.get("selection", "metrics") != "metrics":
+            above.pop("metrics", None)  # weights of a selection that this domain does not have
+        mapping = _over(above, mapping)
     loaded = from_mapping({**mapping, "name": mapping.get("name", file.stem)}, str(file))
     read_terms(loaded, term_folders(name_or_path))  # a fault of a term file shows before any work is done
     return loaded
@@ -147,6 +150,7 @@ def from_mapping(mapping: Mapping[str, Any], origin: str) -> Domain:
         faults = "\n".join(_fault(one["loc"], one["type"], one["msg"], one["input"]) for one in error.errors())
         raise DomainError(f"domain {origin}:\n{faults}") from None
     _check_similarity(domain, origin)
+    _check_selection(domain, origin)
     return domain
 
 
@@ -223,6 +227,19 @@ def _check_similarity(domain: Domain, origin: str) -> None:
             ancestors(label, rules.tree, rules.separator)
     except DomainError as error:
         raise DomainError(f"domain {origin}:\n{error}") from None
+
+
+def _check_selection(domain: Domain, origin: str) -> None:
+    if domain.selection == "metrics" and not domain.metrics:
+        raise DomainError(
+            f'domain {origin}:\nselection = "metrics": the domain has no metrics; name some with their weights, for example '
+            '[metrics] "R@10" = 1.0 balanced_accuracy = 2.0, a key a line, or choose "retrieval" or "balanced_accuracy"'
+        )
+    if domain.metrics and domain.selection != "metrics":
+        raise DomainError(
+            f'domain {origin}:\nselection = "{domain.selection}": the domain has metrics, and that selection does not look at '
+            'them; say selection = "metrics", or take the table [metrics] out'
+        )
 
 
 def _fault(loc: tuple[int | str, ...], kind: str, message: str, given: Any) -> str:

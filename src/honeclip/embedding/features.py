@@ -52,6 +52,13 @@ def caches(clip: Clip, *, image: bool = True, text: bool = True) -> Features:
     )
 
 
+def kept(clip: Clip) -> Features:
+    """The caches of this model's bodies that are on disk already, as those of a body that a run has left as it was."""
+    named = caches(clip)
+    there = {tower: name for tower, name in vars(named).items() if name and (places.features() / name).is_dir()}
+    return Features(**there)
+
+
 def image_features(
     clip: Clip, pairs: Pairs, *, cache: str | None = None, batch_size: int = 64, progress: Progress | None = None
 ) -> Tensor:

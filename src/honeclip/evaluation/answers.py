@@ -17,6 +17,7 @@ from honeclip.embedding.embed import Embeddings
 from honeclip.evaluation import retrieval, zeroshot
 from honeclip.evaluation.intervals import Figure, differences
 from honeclip.evaluation.retrieval import Ids, Ranks
+from honeclip.evaluation.selection import Sections, Weights, difference
 from honeclip.evaluation.zeroshot import Classes, Predictions
 
 Metrics = dict[str, Any]
@@ -122,9 +123,21 @@ def evaluate_embeddings(
     return metrics(answer(embeddings, labels, classes), data=data, split=split, size_px=size_px, seed=seed)
 
 
-def paired_difference(before: Answers, after: Answers, seed: int = 0) -> dict[str, Any] | None:
+def sections(answers: Answers) -> Sections:
+    """Name of a section -> its statistic over query indices, and its number of queries."""
+    out = retrieval.statistics(answers.ranks)
+    if answers.predictions is not None:
+        out["zeroshot"] = zeroshot.statistic(answers.predictions), len(answers.predictions.truth)
+    return out
+
+
+def paired_difference(
+    before: Answers, after: Answers, seed: int = 0, weights: Weights | None = None
+) -> dict[str, Any] | None:
     """`after` minus `before` on the same resampled queries, in the shape of METRICS; None where they were asked other
     things.
+
+    With `weights`, those of the section `selection` of METRICS, the difference of that score as well.
 
     An interval that does not hold 0 is a difference that this test set can tell from chance. It is narrower than what
     the two intervals side by side suggest, since a hard query is hard for both models.
@@ -143,28 +156,9 @@ def paired_difference(before: Answers, after: Answers, seed: int = 0) -> dict[st
             len(after.predictions.truth),
             seed,
         )
+    if weights:
+        out["selection"] = {"score": difference(sections(before), sections(after), weights, seed)}
     return out
-
-
-def selection_score(found: Metrics, selection: str) -> tuple[float, str]:
-    """The one number by which checkpoints are compared (higher is better), and what it is in words.
-
-    Args:
-        found: METRICS of the validation split.
-        selection: "retrieval" or "auto": the mean of both R@10, and balanced accuracy where R@10 is left out for
-            lack of candidates. "balanced_accuracy": that, where the data has labels.
-
-    A split too small for either is scored by the mean of both R@5, of both R@1, or of both reciprocal median ranks.
-    """
-    ways, shot = found["retrieval"], found.get("zeroshot")
-    if selection == "balanced_accuracy" and shot:
-        return shot["balanced_accuracy"]["value"], "zero-shot balanced accuracy"
-    for k in (10, 5, 1):
-        if all(f"R@{k}" in way for way in ways.values()):
-            return _mean([way[f"R@{k}"]["value"] for way in ways.values()]), f"mean of both R@{k}"
-        if k == 10 and shot:
-            return shot["balanced_accuracy"]["value"], "zero-shot balanced accuracy"
-    return _mean([1 / way["median_rank"]["value"] for way in ways.values()]), "mean of both 1 / median rank"
 
 
 def labels_of_files(file_of: Ids, labels: Sequence[Sequence[str]]) -> dict[int, tuple[str, ...]]:
@@ -173,10 +167,6 @@ def labels_of_files(file_of: Ids, labels: Sequence[Sequence[str]]) -> dict[int, 
     for file, own in zip(file_of.tolist(), labels, strict=True):
         out[file] = tuple(dict.fromkeys((*out.get(file, ()), *own)))
     return out
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def _ids(values: Sequence[int]) -> Ids:

@@ -18,15 +18,17 @@ from honeclip.data.splits import SPLITS
 from honeclip.device import facts
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
-from honeclip.embedding.embed import embed
+from honeclip.embedding.embed import Embeddings, embed
 from honeclip.embedding.features import Features, Progress
 from honeclip.errors import BadInput, DataError
-from honeclip.evaluation import robustness, zeroshot
+from honeclip.evaluation import robustness, selection, zeroshot
 from honeclip.evaluation import sizes as over_sizes
-from honeclip.evaluation.answers import answer, metrics
+from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
 from honeclip.evaluation.examples import examples
+from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.report import Report
 from honeclip.evaluation.sizes import AtSizes, at_sizes
+from honeclip.evaluation.zeroshot import Classes
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.preprocess.rules import TextHow, text_how
@@ -46,6 +48,7 @@ def evaluate(
     sizes: Sequence[int] = (),
     device: str = "auto",
     seed: int = 0,
+    pool: str = "",
     progress: Progress | None = None,
 ) -> Report:
     """`honeclip.evaluate`: any model on any data.
@@ -59,6 +62,8 @@ def evaluate(
             and on blurred, cropped and compressed pictures.
         device: "auto", "cpu", "mps" or "cuda"; for a model that is loaded here.
         seed: of the bootstrap and of the example pictures.
+        pool: "group": the pictures of one `group` (a patient, a part) answer as one, see `evaluation.pooling`; "": each by
+            itself.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -69,18 +74,23 @@ def evaluate(
     """
     if split not in SPLITS:
         raise BadInput(f"unknown split {split!r}: one of {', '.join(SPLITS)}")
-    clip = model if isinstance(model, Clip) else load(_source(model), device=device)
-    chosen = _domain(clip, domain)
-    if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
-        image, text = chosen.image, _text_how(chosen, domain)
-        clip = replace(clip, preprocess=clip.preprocess.with_rules(image.resize, image.fill, text))
+    if pool not in ("", "group") or (pool and sizes):
+        raise BadInput(
+            f"--pool {pool} with --sizes: sizes are compared picture by picture; leave one of them out"
+            if pool == "group"
+            else f"--pool {pool}: it is group, or is left out"
+        )
+    clip, chosen = in_its_domain(model if isinstance(model, Clip) else load(_source(model), device=device), domain)
     sized = at_sizes(clip, sizes) if sizes else None
     everything = manifests.load(data, domain=chosen)
-    pairs = everything.split(split)
-    if not len(pairs):
-        raise DataError(f"{everything.source}: the split {split!r} has no rows; {_split_counts(everything)}")
+    pairs = rows_of(everything, split)
+    if pool and not any(pairs.groups):
+        raise DataError(
+            f"{everything.source}: --pool group needs a column `group` that says which rows are of one thing"
+        )
     named = ["--domain", domain] if isinstance(domain, str) else []
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
+    over += ["--pool", pool] if pool else []
     command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
     return score(
         clip,
@@ -92,7 +102,8 @@ def evaluate(
         seed=seed,
         repeat=shlex.join([*command, "--seed", str(seed)]),
         sized=sized,
-        notes=[*_notes(clip, everything), *(sized.notes if sized else ())],
+        by_group=bool(pool),
+        notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
         progress=progress,
     )
 
@@ -108,6 +119,7 @@ def score(
     seed: int = 0,
     features: Features | None = None,
     sized: AtSizes | None = None,
+    by_group: bool = False,
     batch_size: int = 64,
     repeat: str = "",
     notes: Sequence[str] = (),
@@ -125,6 +137,7 @@ def score(
         seed: of the bootstrap and of the example pictures.
         features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
         sized: the model at other sizes, which are scored as well; not together with `features`.
+        by_group: the pictures of one group answer as one; not together with `sized`.
         batch_size: images through the model at once, where it is scored at one size.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
@@ -140,10 +153,15 @@ def score(
     embeddings = (
         seen.native if seen else embed(clip, pairs, batch_size=batch_size, features=features, progress=progress)
     )
-    own = [pairs.labels[row] for row in embeddings.rows]
-    classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
-    answers = answer(embeddings, own, classes)
-    found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
+    if by_group:
+        embeddings = pooled(embeddings, [pairs.groups[row] for row in embeddings.rows])
+        count = len(set(embeddings.file_of.tolist()))
+        notes = [
+            *notes,
+            f"Scored by group: the pictures of {len(embeddings.rows)} rows are {count} groups, each one query.",
+        ]
+    answers, own, classes = ask(clip, embeddings, pairs, domain, labels=labels, features=features)
+    found = figures(answers, clip, domain, data_name=data_name, split=split, seed=seed)
     compared = None
     if sized and seen:
         compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
@@ -159,6 +177,50 @@ def score(
         seed=seed,
         sizes=compared,
     )
+
+
+def ask(
+    clip: Clip,
+    embeddings: Embeddings,
+    pairs: Pairs,
+    domain: Domain,
+    *,
+    labels: Sequence[str],
+    features: Features | None = None,
+) -> tuple[Answers, list[tuple[str, ...]], Classes | None]:
+    """What a model answers, the labels of the rows that were embedded, and the classes where zero-shot applies."""
+    own = [pairs.labels[row] for row in embeddings.rows]
+    classes = zeroshot.classes(clip, domain, labels, features) if len(labels) >= 2 and any(own) else None
+    return answer(embeddings, own, classes), own, classes
+
+
+def figures(answers: Answers, clip: Clip, domain: Domain, *, data_name: str, split: str, seed: int = 0) -> Metrics:
+    """METRICS of answers, with the score that the domain selects by where that is no figure of retrieval."""
+    found = metrics(answers, data=data_name, split=split, size_px=clip.preprocess.size_px, seed=seed)
+    chosen = selection.section(found, sections(answers), domain.selection, domain.metrics, seed)
+    return {**found, "selection": chosen} if chosen else found
+
+
+def in_its_domain(clip: Clip, given: Domain | str | None) -> tuple[Clip, Domain]:
+    """A model as it is asked in a domain (None: its own, else "general"), and that domain."""
+    chosen = _domain(clip, given)
+    if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
+        image, text = chosen.image, _text_how(chosen, given)
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(image.resize, image.fill, text))
+    return clip, chosen
+
+
+def rows_of(everything: Pairs, split: str) -> Pairs:
+    """One split of a data set.
+
+    Raises:
+        DataError: it has no rows.
+    """
+    pairs = everything.split(split)
+    if not len(pairs):
+        counts = ", ".join(f"{everything.splits.count(name)} in {name}" for name in SPLITS)
+        raise DataError(f"{everything.source}: the split {split!r} has no rows; there are {counts}")
+    return pairs
 
 
 def all_labels(pairs: Pairs) -> tuple[str, ...]:
@@ -196,19 +258,16 @@ def _text_how(chosen: Domain, given: Domain | str | None) -> TextHow:
     return text_how(chosen, domains.read_terms(chosen, folders))
 
 
-def _notes(clip: Clip, everything: Pairs) -> list[str]:
-    """What a reader of these figures must know of the model and of the data."""
-    out = [UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else []
+def notes_on_model(clip: Clip) -> list[str]:
+    """What a reader of figures must know of the model."""
+    return [UNALIGNED] if clip.base.starts_unaligned and clip.domain is None else []
+
+
+def notes_on_data(everything: Pairs) -> list[str]:
+    """What a reader of figures must know of the data."""
     bad = everything.total_rows - len(everything)
-    if bad:
-        out.append(
-            f"{bad} of {everything.total_rows} rows cannot be used; `honeclip check {everything.source}` says why."
-        )
-    return [*out, *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in everything.notes)]
-
-
-def _split_counts(pairs: Pairs) -> str:
-    return "there are " + ", ".join(f"{pairs.splits.count(name)} in {name}" for name in SPLITS)
+    out = [f"{bad} of {everything.total_rows} rows cannot be used; `honeclip check {everything.source}` says why."]
+    return [*(out if bad else []), *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in everything.notes)]
 
 
 def _environment(clip: Clip, pairs: Pairs, domain: Domain, seconds: float) -> dict[str, Any]:

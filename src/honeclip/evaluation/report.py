@@ -108,7 +108,8 @@ def write(
         The path of index.html.
     """
     environment = dict(after.environment if environment is None else environment)
-    difference = paired_difference(before.answers, after.answers, after.seed) if before else None
+    weights = wording.at(after.metrics, ("selection", "weights"))
+    difference = paired_difference(before.answers, after.answers, after.seed, weights) if before else None
     old = before.metrics if before else None
     found: dict[str, Any] = {"before": old, "after": after.metrics, "difference": difference}
     stored = {**{name: value for name, value in found.items() if value is not None}, "environment": environment}

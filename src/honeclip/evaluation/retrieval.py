@@ -113,6 +113,62 @@ def statistic(ranks_Q: Ids, candidates: int) -> Statistic:
     return of
 
 
+def reciprocal(ranks_Q: Ids) -> Statistic:
+    """ "mrr": the mean reciprocal rank of the best right candidate (Voorhees 1999, TREC-8), for resampled queries.
+
+    With one right candidate a query it is scikit-learn's `label_ranking_average_precision_score`.
+    """
+    return mean_of("mrr", 1 / ranks_Q)
+
+
+def mean_of(name: str, values_Q: NDArray[np.float64]) -> Statistic:
+    """The mean over resampled queries of a value that each query has."""
+    return lambda indices: {name: values_Q[indices].mean(1)}
+
+
+def ndcg(
+    queries_QD: NDArray[np.floating],
+    candidates_CD: NDArray[np.floating],
+    right_QC: tuple[Ids, Ids],
+    k: int = 10,
+) -> NDArray[np.float64]:
+    """Normalised discounted cumulative gain of the first k candidates (Jaervelin and Kekaelaeinen 2002), of each query.
+
+    Every right candidate gains 1 / log2(1 + its place), over what the best order would gain: scikit-learn's `ndcg_score` of
+    relevances 0 and 1. Where a wrong and a right candidate tie, the wrong one comes first, as in `ranks` (scikit-learn takes
+    the mean over all orders). `mean_of("ndcg@10", ...)` makes a statistic of it.
+
+    Args:
+        queries_QD: (Q, D) unit embeddings.
+        candidates_CD: (C, D) unit embeddings.
+        right_QC: query and candidate of each right pair, each pair once; every query has at least one.
+        k: how many candidates count.
+
+    Returns:
+        (Q,) from 0 to 1.
+    """
+    queries, candidates = queries_QD.astype(np.float64), candidates_CD.astype(np.float64)
+    order = np.argsort(right_QC[0], kind="stable")
+    of, to = right_QC[0][order], right_QC[1][order]
+    k = min(k, len(candidates))
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    best = np.concatenate([[0.0], discount.cumsum()])[np.minimum(np.bincount(of, minlength=len(queries)), k)]
+    gained = np.empty(len(queries))
+    step = max(1, CHUNK_BYTES // (8 * len(candidates)))
+    for start in range(0, len(queries), step):
+        stop = min(start + step, len(queries))
+        cosine_QC = queries[start:stop] @ candidates.T
+        pairs = slice(*np.searchsorted(of, [start, stop]))
+        right = np.zeros(cosine_QC.shape, dtype=bool)
+        right[of[pairs] - start, to[pairs]] = True
+        cosine_QC[right] -= TIE
+        first = np.argpartition(-cosine_QC, k - 1, axis=1)[:, :k]
+        first = np.take_along_axis(first, np.argsort(-np.take_along_axis(cosine_QC, first, 1), axis=1), 1)
+        gained[start:stop] = (np.take_along_axis(right, first, 1) * discount).sum(1)
+    out: NDArray[np.float64] = gained / best
+    return out
+
+
 def statistics(found: Ranks) -> dict[str, tuple[Statistic, int]]:
     """For each direction its statistic and its number of queries."""
     images, texts = len(found.image_to_text), len(found.text_to_image)

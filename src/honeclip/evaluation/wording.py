@@ -55,7 +55,7 @@ def at(found: Mapping[str, Any] | None, path: Sequence[str]) -> Any:
 def verdict(
     before: Metrics | None, after: Metrics, difference: Mapping[str, Any] | None, answers: Answers | None = None
 ) -> str:
-    """One sentence on the most telling retrieval figure.
+    """One sentence on what the domain selects by: its score where METRICS have one, else the most telling retrieval figure.
 
     Args:
         before: METRICS of the model before a run; None where there is one model only.
@@ -67,7 +67,7 @@ def verdict(
     new, old, change = at(after, path), at(before, path), at(difference, path)
     pairs = f"{after['pairs']} {'held-out' if after['split'] == 'test' else after['split']} pairs"
     if old is None:
-        chance = _chance(path[-1], len(answers.ranks.text_to_image)) if answers and path[1] == "image_to_text" else None
+        chance = _chance_of(path, after, answers)
         guess = "" if chance is None else f", chance {_value(path, {'value': chance})}"
         return (
             f"{words} is {_value(path, new)} (95 % interval {_span(path, new)}{guess}) on {pairs} of {after['data']}."
@@ -168,6 +168,9 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _headline(metrics: Metrics) -> tuple[tuple[str, ...], str]:
+    words = at(metrics, ("selection", "words"))
+    if words is not None:
+        return ("selection", "score"), f"{words[:1].upper()}{words[1:]}"
     ways = metrics["retrieval"]
     for k in ("R@10", "R@5", "R@1"):
         for way, _, words in DIRECTIONS:
@@ -211,6 +214,14 @@ def _change(path: Sequence[str], figure: Mapping[str, float] | None) -> dict[str
 def _chance(name: str, candidates: int) -> float:
     """What ranking at random gives a query with one right candidate."""
     return (candidates + 1) / 2 if name == "median_rank" else min(1.0, int(name.removeprefix("R@")) / candidates)
+
+
+def _chance_of(path: tuple[str, ...], metrics: Metrics, answers: Answers | None) -> float | None:
+    """What guessing gives, where that is known of the figure at the head of a report."""
+    if path[0] == "selection":
+        named = set(metrics["selection"]["weights"])
+        return float(metrics["zeroshot"]["chance"]) if named <= {"accuracy", "balanced_accuracy"} else None
+    return _chance(path[-1], len(answers.ranks.text_to_image)) if answers and path[1] == "image_to_text" else None
 
 
 def _clear(change: Mapping[str, float]) -> bool:

@@ -17,11 +17,13 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: small enough that text stays readable on a phone
 MOST_POINTS = 600
 BESIDE = 0.012  # share of the x axis between points with intervals at one x
+HEAT = 0.6  # opacity of a heat map's strongest field
 SERIES = ("#010200", "#010201", "#010202")  # placeholders: replaced by var(--series-0) ...
 INK, SOFT, LINE = "#010300", "#010301", "#010302"
 _COLOURS = {
@@ -189,6 +191,54 @@ def bars(names: Sequence[str], values: Sequence[float], *, x_label: str, says: s
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(x_label)
+        return _svg(figure, says)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a heat map.
+
+    Attributes:
+        shade: -1 to 1: strength of the colour, of one hue below 0 and of another above; 0 has none.
+        text: in its middle.
+        strong: whether the text is bold.
+    """
+
+    shade: float
+    text: str
+    strong: bool = False
+
+
+def heat(rows: Sequence[str], columns: Sequence[str], fields: Sequence[Sequence[Field | None]], *, says: str) -> str:
+    """A heat map with its figures written in it.
+
+    Args:
+        rows: names, top to bottom.
+        columns: names, left to right.
+        fields: a row a row, a field a column; None leaves it empty.
+        says: one sentence for those who cannot see the chart.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(max(WIDTH, 1.2 + 1.4 * len(columns)), 0.7 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        for y, row in enumerate(fields):
+            for x, one in enumerate(row):
+                if one is None:
+                    continue
+                # pale enough that the text can be read on it, on light and on dark paper
+                colour, strength = SERIES[1 if one.shade > 0 else 2], HEAT * min(1.0, abs(one.shade))
+                place = Rectangle((x - 0.48, y - 0.45), 0.96, 0.9, facecolor=colour, alpha=strength, linewidth=0)
+                axes.add_patch(place)
+                axes.text(x, y, one.text, ha="center", va="center", weight="bold" if one.strong else "normal")
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xticks(range(len(columns)), list(columns))
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
         return _svg(figure, says)
 
 

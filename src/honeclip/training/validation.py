@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from honeclip.embedding.features import Features
-from honeclip.evaluation.answers import Metrics, selection_score
+from honeclip.evaluation.answers import Metrics
+from honeclip.evaluation.selection import selection_score
 from honeclip.model.clip import Clip
 from honeclip.training.asked import Asked
 from honeclip.training.state import Position
@@ -23,7 +24,7 @@ class Score:
 def measure(clip: Clip, asked: Asked, features: Features) -> Score:
     """The model's score on the val split, as it is now."""
     report = asked.report(clip, features)
-    value, words = selection_score(report.metrics, asked.domain.selection)
+    value, words = selection_score(report.metrics, asked.domain.selection, asked.domain.metrics)
     return Score(value, words, report.metrics)
 
 
