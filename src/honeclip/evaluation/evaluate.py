@@ -71,7 +71,8 @@ def evaluate(
     clip = model if isinstance(model, Clip) else load(_source(model), device=device)
     chosen = _domain(clip, domain)
     if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
-        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image.resize, chosen.image.fill))
+        how = chosen.image
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(how.resize, how.fill, how.windows))
     sized = at_sizes(clip, sizes) if sizes else None
     everything = manifests.load(data, domain=chosen)
     pairs = everything.split(split)

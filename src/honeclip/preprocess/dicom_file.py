@@ -22,6 +22,7 @@ from honeclip.errors import DataError
 
 VALUES = {
     0x00020010: "Transfer Syntax UID",
+    0x00080060: "Modality",
     0x00280002: "Samples per Pixel",
     0x00280004: "Photometric Interpretation",
     0x00280006: "Planar Configuration",
@@ -35,6 +36,7 @@ VALUES = {
     0x00281051: "Window Width",
     0x00281052: "Rescale Intercept",
     0x00281053: "Rescale Slope",
+    0x00281054: "Rescale Type",
     0x00281056: "VOI LUT Function",
     0x00281101: "Red Palette Color Lookup Table Descriptor",
     0x00281102: "Green Palette Color Lookup Table Descriptor",
@@ -44,6 +46,7 @@ VALUES = {
     0x00281203: "Blue Palette Color Lookup Table Data",
     0x00281221: "Segmented Red Palette Color Lookup Table Data",
     0x00283002: "LUT Descriptor",
+    0x00283004: "Modality LUT Type",
     0x00283006: "LUT Data",
     0x7FE00001: "Extended Offset Table",
     0x7FE00002: "Extended Offset Table Lengths",

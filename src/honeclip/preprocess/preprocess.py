@@ -24,6 +24,7 @@ from honeclip.errors import ModelError
 from honeclip.preprocess import images, rules
 from honeclip.preprocess.images import LIMITS, Limits
 from honeclip.preprocess.tokens import Tokenizer
+from honeclip.preprocess.windows import Asked, resolve
 
 Resize = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -57,9 +58,11 @@ class Preprocess:
         interpolation: "bicubic" or "bilinear".
         tokenizer: None where texts are not needed, as in a process that decodes, or where its files are out of reach.
         context_length: tokens at which texts are cut.
+        windows: of DICOM, as in a domain; () takes the file's own, and is what ("file",) becomes.
 
     Raises:
         ModelError: a value that cannot be.
+        DomainError: a window that is unknown.
     """
 
     size_px: int
@@ -70,10 +73,12 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     tokenizer: Tokenizer | None = None
     context_length: int = CONTEXT_LENGTH
+    windows: tuple[Asked, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # numbers of one kind: equal values have equal fingerprints
             object.__setattr__(self, name, _triple(getattr(self, name)))
+        object.__setattr__(self, "windows", _windows(self.windows))
         faults = [
             (self.size_px < 1, f"the size is {self.size_px} pixels"),
             (self.context_length < 1, f"the context length is {self.context_length} tokens"),
@@ -101,7 +106,7 @@ class Preprocess:
         """
         from torchvision.transforms.functional import pil_to_tensor
 
-        image = _bounded(images.decode(source, limits), self)
+        image = _bounded(images.decode(source, limits, self.windows), self)
         for transform in _transforms(self.size_px, self.resize, self.fill, self.interpolation):
             image = transform(image)
         pixels: Tensor = pil_to_tensor(image)
@@ -148,9 +153,10 @@ class Preprocess:
     def image_fingerprint(self) -> str:
         """SHA-256 in hex of all that decides what a model sees of an image."""
         filled = self.fill if self.resize == "longest" else None
-        return _digest(
-            ("image", images.RULES, self.size_px, self.mean, self.std, self.resize, filled, self.interpolation)
-        )
+        facts = ("image", images.RULES, self.size_px, self.mean, self.std, self.resize, filled, self.interpolation)
+        # the numbers behind the names; left out where there are none, so that what is known of other images stays known
+        windows = [window and (window.centre, window.width, window.modality) for window in resolve(self.windows)]
+        return _digest((*facts, windows) if windows else facts)
 
     @property
     def text_fingerprint(self) -> str:
@@ -166,9 +172,10 @@ class Preprocess:
         """The same for a model that takes another size."""
         return replace(self, size_px=size_px)
 
-    def with_rules(self, resize: Resize | None, fill: int | None) -> Preprocess:
-        """The same with another way to a square, where a field says so; None leaves the model's own."""
-        return replace(self, resize=resize or self.resize, fill=self.fill if fill is None else fill)
+    def with_rules(self, resize: Resize | None, fill: int | None, windows: Sequence[Asked] = ()) -> Preprocess:
+        """The same with another way to a square, where a field says so; None, or no window, leaves the model's own."""
+        chosen = tuple(windows) or self.windows
+        return replace(self, resize=resize or self.resize, fill=self.fill if fill is None else fill, windows=chosen)
 
     def with_context_length(self, context_length: int) -> Preprocess:
         """The same for a model that takes longer or shorter texts."""
@@ -184,6 +191,7 @@ class Preprocess:
             "fill": self.fill,
             "interpolation": self.interpolation,
             "context_length": self.context_length,
+            "windows": [one if isinstance(one, str) else list(one) for one in self.windows],
         }
 
     @staticmethod
@@ -193,6 +201,7 @@ class Preprocess:
         Raises:
             ModelError: a key is missing, unknown or wrong.
         """
+        stored = {"windows": [], **stored}  # models were stored before there were any
         wrong = set(stored) ^ {one.name for one in fields(Preprocess) if one.name != "tokenizer"}
         if wrong:
             raise ModelError(f"the stored preprocessing cannot be read: missing or unknown are {sorted(wrong)}")
@@ -294,6 +303,15 @@ def _triple(numbers: Any) -> Triple:
         return float(red), float(green), float(blue)
     except (TypeError, ValueError):
         raise ModelError(f"mean and std are three numbers each, one a channel, and not {numbers!r}") from None
+
+
+def _windows(asked: Any) -> tuple[Asked, ...]:
+    """Names and pairs of numbers, checked; lists from JSON become tuples. Nothing but the file's own is ()."""
+    try:
+        windows = tuple(one if isinstance(one, str) else (float(one[0]), float(one[1])) for one in asked)
+    except (TypeError, ValueError, IndexError):
+        raise ModelError(f"windows are names or [centre, width], and not {asked!r}") from None
+    return windows if resolve(windows) else ()
 
 
 def _digest(facts: tuple[Any, ...]) -> str:

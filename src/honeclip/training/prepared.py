@@ -108,7 +108,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     origin = resize.origin(clip)
     image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
     resolutions = resolution.take(clip, config, origin, image_frozen, say)
-    clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill)
+    clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill, domain.image.windows)
     everything = pairs.load(
         config.data.path,
         columns=config.data.columns,
