@@ -221,6 +221,15 @@ def _read(
         return _upright_rgb(image), mode
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does: many of them have names without a suffix, or UIDs for names."""
+    try:
+        with path.open("rb") as file:
+            return _DICOM.match(file.read(132)) is not None
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def _faults() -> Iterator[None]:
     """Whatever Pillow's readers stumble over in a damaged file as a DataError."""
