@@ -36,6 +36,14 @@ def prepare(
             "--hash-names", help="Copy images to DIR/images under names that say nothing; DICOM without its header."
         ),
     ] = False,
+    tiles: Annotated[
+        int,
+        typer.Option("--tiles", help="Cut images into tiles with this side in pixels, PNGs in DIR/images; 0: whole."),
+    ] = 0,
+    overlap: Annotated[float, typer.Option("--overlap", help="What neighbouring tiles share, of their side.")] = 0.2,
+    keep_splits: Annotated[
+        bool, typer.Option("--keep-splits", help="Of MVTec folders: train (good parts alone) and test as they are.")
+    ] = False,
     reports: Annotated[
         Path | None,
         typer.Option("--reports", help="Table of reports for a tree of DICOM files.", rich_help_panel=PATIENTS),
@@ -61,11 +69,13 @@ def prepare(
         ),
     ] = "",
 ) -> None:
-    """Make a manifest from class folders, from NAME.jpg beside NAME.txt, from COCO, from a table, or from DICOM and reports.
+    """Make a manifest from class folders, NAME.jpg beside NAME.txt, COCO, a table, MVTec folders, or DICOM and reports.
 
-    The images stay where they are unless --to png or --hash-names copies them; DIR/pairs.csv names them relative to itself.
+    Images stay where they are unless --to png, --hash-names or --tiles copies them; DIR/pairs.csv names them relative to itself.
 
     Example: honeclip prepare photos --out data --domain industrial
+
+    Example: honeclip prepare mvtec_anomaly_detection --out data --domain industrial --tiles 448
 
     Example: honeclip prepare scans --out data --domain medical --reports reports.csv --columns caption=findings --to png
     """
@@ -73,6 +83,7 @@ def prepare(
     from honeclip.data import manifest
     from honeclip.data import prepare as preparing
     from honeclip.data.reports import Join
+    from honeclip.data.tiles import Tiles
     from honeclip.domains import domain as domains
 
     quiet = hash_names or to == "png"
@@ -83,6 +94,8 @@ def prepare(
         columns=manifest.parse_columns(columns),
         reports=Join(reports, key, slices, salt, quiet) if reports else None,
         copied="png" if to == "png" else "hashed" if hash_names else "none",
+        cut=Tiles(tiles, overlap, quiet) if tiles else None,
+        keep_splits=keep_splits,
         overwrite=overwrite,
     )
     for note in done.notes:

@@ -40,11 +40,7 @@ def as_png(rows: Sequence[Found], out: Path, windows: Sequence[Asked] = ()) -> t
 
     def png(path: Path) -> tuple[bytes, str]:
         picture = images.decode(path, windows=windows)
-        red, green, blue = picture.split()
-        grey = red.tobytes() == green.tobytes() == blue.tobytes()
-        made = io.BytesIO()
-        (red if grey else picture).save(made, "PNG")
-        return made.getvalue(), ".png"
+        return _png(picture), ".png"
 
     return _copied(rows, out, png)
 
@@ -91,10 +87,16 @@ def store(content: bytes, suffix: str, folder: Path) -> Path:
 
 
 def store_png(picture: Image.Image, folder: Path) -> Path:
-    """Write a picture as PNG under the hash of its content."""
+    """Write an RGB picture as PNG under the hash of its content."""
+    return store(_png(picture), ".png", folder)
+
+
+def _png(picture: Image.Image) -> bytes:
+    """Without metadata; with one channel where all three are the same: a third of the file."""
+    red, green, blue = (channel.tobytes() for channel in picture.split())
     made = io.BytesIO()
-    picture.save(made, "PNG")
-    return store(made.getvalue(), ".png", folder)
+    (picture.getchannel(0) if red == green == blue else picture).save(made, "PNG")
+    return made.getvalue()
 
 
 def _copied(

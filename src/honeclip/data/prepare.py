@@ -1,5 +1,5 @@
-"""Turns what people have into a manifest: class folders, NAME.jpg beside NAME.txt, COCO, a table with other names, a tree
-of DICOM files with a table of reports.
+"""Turns what people have into a manifest: class folders, NAME.jpg beside NAME.txt, COCO, a table with other names, MVTec
+folders, a tree of DICOM files with a table of reports.
 
 Images stay where they are, unless copies are asked for; the manifest names them relative to itself. What cannot be
 recognised is refused with the list of what can.
@@ -16,11 +16,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
-from honeclip.data import captions, coco, copies, manifest, tables
-from honeclip.data.found import Found, left_out
+from honeclip.data import captions, coco, copies, manifest, mvtec, tables, tiles
+from honeclip.data.found import Found, left_out, relative
 from honeclip.data.reports import Join
 from honeclip.data.shards import IMAGE_SUFFIXES
 from honeclip.data.splits import NAMES
+from honeclip.data.tiles import Tiles
 from honeclip.domains.domain import Domain
 from honeclip.errors import DataError
 from honeclip.preprocess import images
@@ -30,6 +31,7 @@ FORMS = (
     "captions beside images: SRC/**/NAME.jpg with NAME.txt",
     "COCO: a captions or instances JSON, or a folder with annotations/*.json",
     "a CSV, TSV, JSONL or Parquet table (other column names: --columns image=...,caption=...)",
+    "MVTec folders: PART/train/good, PART/test/DEFECT, PART/ground_truth/DEFECT; or one part's folder",
     "DICOM files in folders with a table of reports (--reports CSV --key AccessionNumber --columns caption=...)",
 )
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
@@ -65,6 +67,8 @@ def prepare(
     columns: Mapping[str, str] | None = None,
     reports: Join | None = None,
     copied: Copies = "none",
+    cut: Tiles | None = None,
+    keep_splits: bool = False,
     overwrite: bool = False,
 ) -> Prepared:
     """Recognise what `source` is and write OUT/pairs.csv.
@@ -77,6 +81,8 @@ def prepare(
         reports: of a tree of DICOM files.
         copied: "png" writes every image to OUT/images as a PNG without metadata, "hashed" copies it there under a name that
             says nothing (DICOM without its header), "none" leaves it where it is.
+        cut: cuts large images into tiles, which are PNGs without metadata in OUT/images.
+        keep_splits: of MVTec folders: train and test stay as they are.
         overwrite: whether a pairs.csv that is there may be replaced.
 
     Raises:
@@ -88,11 +94,15 @@ def prepare(
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder")
     if reports is None:
-        form, rows, notes = _recognise(source, domain, columns or {})
+        form, rows, notes = _recognise(source, domain, columns or {}, keep_splits)
     else:
         form, (rows, notes) = "DICOM files with reports", _with_reports(source, reports, columns or {}, domain)
-    if copied == "png":
-        rows, more = copies.as_png(rows, target.parent, domain.image.windows if domain else ())
+    windows = domain.image.windows if domain else ()
+    if cut is not None:
+        rows, more = tiles.cut(rows, target.parent, cut, windows)
+        notes += more
+    elif copied == "png":
+        rows, more = copies.as_png(rows, target.parent, windows)
         notes += more
     elif copied == "hashed":
         rows, more = copies.hashed(rows, target.parent)
@@ -104,7 +114,9 @@ def prepare(
     return Prepared(target, form, len(rows), dict(counts), tuple(notes))
 
 
-def _recognise(source: Path, domain: Domain | None, columns: Mapping[str, str]) -> tuple[str, list[Found], list[str]]:
+def _recognise(
+    source: Path, domain: Domain | None, columns: Mapping[str, str], keep_splits: bool
+) -> tuple[str, list[Found], list[str]]:
     """The form in words, its rows, and what was left out."""
     if source.is_file():
         if source.suffix.lower() == ".json":
@@ -117,6 +129,12 @@ def _recognise(source: Path, domain: Domain | None, columns: Mapping[str, str]) 
     annotations = coco.find(source)
     if annotations:
         return "COCO annotations", *coco.read(annotations, domain)
+    if parts := mvtec.find(source):
+        return "MVTec folders", *mvtec.read(source, parts, domain, keep_splits, _images)
+    if keep_splits:
+        raise DataError(
+            f"{source}: --keep-splits is for MVTec folders (PART/train/good, PART/test/DEFECT); these are none"
+        )
     images = list(_images(source))
     if not images:
         raise _unknown(source, f"no image in it ({', '.join(IMAGE_SUFFIXES)})")
@@ -262,18 +280,10 @@ def _write(target: Path, rows: Sequence[Found]) -> None:
 
 def _cells(row: Found, folder: Path) -> dict[str, str]:
     return {
-        "image": _relative(row.image, folder),
+        "image": relative(row.image, folder),
         "caption": row.caption,
         "label": manifest.LABEL_SEPARATOR.join(row.labels),
         "split": row.split,
         "group": row.group,
         **row.more,
     }
-
-
-def _relative(image: Path, folder: Path) -> str:
-    """As the manifest names it; absolute where no relative path leads there (another drive on Windows)."""
-    try:
-        return Path(os.path.relpath(image.absolute(), folder.resolve())).as_posix()
-    except ValueError:
-        return image.absolute().as_posix()
