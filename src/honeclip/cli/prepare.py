@@ -71,7 +71,7 @@ def prepare(
 ) -> None:
     """Make a manifest from class folders, NAME.jpg beside NAME.txt, COCO, a table, MVTec folders, or DICOM and reports.
 
-    Images stay where they are unless --to png, --hash-names or --tiles copies them; DIR/pairs.csv names them relative to itself.
+    Images stay where they are unless an option copies them; DIR/pairs.csv names them relative to itself.
 
     Example: honeclip prepare photos --out data --domain industrial
 
