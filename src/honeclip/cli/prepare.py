@@ -41,6 +41,10 @@ def prepare(
         typer.Option("--tiles", help="Cut images into tiles with this side in pixels, PNGs in DIR/images; 0: whole."),
     ] = 0,
     overlap: Annotated[float, typer.Option("--overlap", help="What neighbouring tiles share, of their side.")] = 0.2,
+    panels: Annotated[
+        Literal["keep", "split"],
+        typer.Option("--panels", help="split: cut figures into panels (a), (b), each with its part of the caption."),
+    ] = "keep",
     keep_splits: Annotated[
         bool, typer.Option("--keep-splits", help="Of MVTec folders: train (good parts alone) and test as they are.")
     ] = False,
@@ -77,6 +81,8 @@ def prepare(
 
     Example: honeclip prepare mvtec_anomaly_detection --out data --domain industrial --tiles 448
 
+    Example: honeclip prepare figures.csv --out data --domain scientific --panels split
+
     Example: honeclip prepare scans --out data --domain medical --reports reports.csv --columns caption=findings --to png
     """
     from honeclip.cli.output import emit, say, show
@@ -95,6 +101,7 @@ def prepare(
         reports=Join(reports, key, slices, salt, quiet) if reports else None,
         copied="png" if to == "png" else "hashed" if hash_names else "none",
         cut=Tiles(tiles, overlap, quiet) if tiles else None,
+        split_panels=panels == "split",
         keep_splits=keep_splits,
         overwrite=overwrite,
     )

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
-from honeclip.data import captions, coco, copies, manifest, mvtec, tables, tiles
+from honeclip.data import captions, coco, copies, manifest, mvtec, panels, tables, tiles
 from honeclip.data.found import Found, left_out, relative
 from honeclip.data.reports import Join
 from honeclip.data.shards import IMAGE_SUFFIXES
@@ -68,6 +68,7 @@ def prepare(
     reports: Join | None = None,
     copied: Copies = "none",
     cut: Tiles | None = None,
+    split_panels: bool = False,
     keep_splits: bool = False,
     overwrite: bool = False,
 ) -> Prepared:
@@ -82,6 +83,7 @@ def prepare(
         copied: "png" writes every image to OUT/images as a PNG without metadata, "hashed" copies it there under a name that
             says nothing (DICOM without its header), "none" leaves it where it is.
         cut: cuts large images into tiles, which are PNGs without metadata in OUT/images.
+        split_panels: cuts figures into the panels that their captions name, PNGs without metadata in OUT/images.
         keep_splits: of MVTec folders: train and test stay as they are.
         overwrite: whether a pairs.csv that is there may be replaced.
 
@@ -98,6 +100,9 @@ def prepare(
     else:
         form, (rows, notes) = "DICOM files with reports", _with_reports(source, reports, columns or {}, domain)
     windows = domain.image.windows if domain else ()
+    if split_panels:
+        rows, more = panels.split(rows, target.parent, quiet=copied != "none")
+        notes += more
     if cut is not None:
         rows, more = tiles.cut(rows, target.parent, cut, windows)
         notes += more
