@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from dicom_files import GOOD, NAME, number, planted, written
 
+from honeclip.model.load import load
+
 ROWS = 10
 
 
@@ -74,3 +76,25 @@ def test_a_planted_name_goes_nowhere(scans, tiny, command, tmp_path, session_hom
     )  # fmt: skip
     assert code == 0
     assert nowhere(out + err + caplog.text, run, session_home) > 10
+
+
+def test_a_domain_with_windows_is_learnt_with_and_goes_with_the_model(scans, tiny, command, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    reports = ("--reports", scans.parent / "reports.csv", "--columns", "caption=text")
+    assert command("prepare", scans, "--out", data, *reports)[0] == 0
+    domain = tmp_path / "own.toml"
+    how = ("--data", data, "--model", tiny, "--domain", domain, "--out", run, "--device", "cpu", "--json")
+    short = ("--set", "train.length=2", "--set", "train.batch=4", "--set", "train.precision=fp32")
+    domain.write_text('title = "T"\ntemplates = ["{label}"]\n[image]\nwindows = ["lungs"]\n')
+    code, _, err = command("fit", *how, *short)
+    assert code == 2
+    assert "nearest: 'lung'" in err
+    assert not run.exists()
+    domain.write_text('title = "T"\ntemplates = ["{label}"]\n[image]\nwindows = [[900, 200], "bone", "file"]\n')
+    assert command("fit", *how, *short)[0] == 0
+    learnt = load(str(run), device="cpu").preprocess
+    assert learnt.windows == ((900.0, 200.0), "bone", "file")
+    channels = learnt.image(scans / "0.dcm")
+    assert not bool((channels[0] == channels[1]).all())
+    assert bool((channels[1] == channels[2]).all())  # no CT: the preset passes it by
+    assert command("evaluate", run, "--data", data, "--split", "train", "--out", tmp_path / "report", "--json")[0] == 0
