@@ -229,7 +229,7 @@ def test_a_long_text_is_the_mean_of_its_windows_where_the_field_says_so(clip, pa
     long = "A red star is here. Its light is old and far away. Dust hides the rest of it from us."
     short = "A red star is here."
     averaging = replace(clip, preprocess=replace(clip.preprocess, text=TextHow(long="windows")))
-    pieces = averaging.preprocess.windows([long, short])
+    pieces = averaging.preprocess.pieces([long, short])
     assert len(pieces[0]) > 1
     assert pieces[1] == [short]
     known = caches(averaging) if cached else None

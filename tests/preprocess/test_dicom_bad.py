@@ -14,59 +14,16 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import group, made, stored
+from dicom_files import GOOD, NAME, TEXTS, element, group, made, number, planted, stored, written
 from pydicom import uid
-from pydicom.datadict import DicomDictionary
 
 from honeclip.errors import DataError
 from honeclip.preprocess.images import Limits, decode, probe
-
-NAME = b"ZZPLANTEDNAMEZZ "
-LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
 
 
 @pytest.fixture(scope="module")
 def grey():
     return np.random.default_rng(0).integers(0, 4096, (24, 32)).astype(np.uint16)
-
-
-def element(tag, vr, value):
-    vr, value = vr.encode(), value + b"\0" * (len(value) % 2)
-    length = b"\0\0" + struct.pack("<I", len(value)) if vr in LONG else struct.pack("<H", len(value))
-    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr + length + value
-
-
-def number(value):
-    return struct.pack("<H", value)
-
-
-GOOD = {
-    0x00280002: ("US", number(1)),
-    0x00280004: ("CS", b"MONOCHROME2"),
-    0x00280010: ("US", number(4)),
-    0x00280011: ("US", number(6)),
-    0x00280100: ("US", number(16)),
-    0x00280101: ("US", number(12)),
-    0x00280102: ("US", number(11)),
-    0x00280103: ("US", number(0)),
-    0x7FE00010: ("OW", np.arange(24, dtype="<u2").tobytes()),
-}
-
-
-def written(elements, syntax=uid.ExplicitVRLittleEndian, before=b"\0" * 128, after=b""):
-    """A file of exactly these elements: tag -> (VR, bytes)."""
-    body = b"".join(element(tag, *one) for tag, one in sorted(elements.items()))
-    meta = element(0x00020010, "UI", syntax.encode() if isinstance(syntax, str) else syntax)
-    return before + b"DICM" + meta + body + after
-
-
-def planted():
-    """Every text that the dictionary of DICOM knows but for those that decide pixels, and private ones: with a name."""
-    decide = (0x00280004, 0x00280008, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056)
-    texts = {tag: (entry[0], NAME) for tag, entry in DicomDictionary.items() if entry[0] in TEXTS}
-    private = {0x00090010: ("LO", NAME), 0x00091001: ("UN", NAME), 0x00091002: ("LT", NAME * 300)}
-    return {tag: one for tag, one in (texts | private).items() if 2 < tag >> 16 < 0x7FE0 and tag not in decide}
 
 
 def sequence(tag_values):

@@ -17,6 +17,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from honeclip.domains.schema import ImageRules
 from honeclip.errors import DataError, ModelError
 from honeclip.preprocess.images import Limits
 from honeclip.preprocess.preprocess import Preprocess, normalise
@@ -278,6 +279,6 @@ def test_another_process_makes_the_same_pixels(files, tmp_path, simple):
 
 def test_a_field_may_say_how_an_image_becomes_a_square():
     own = Preprocess(size_px=32, resize="shortest", fill=7)
-    assert own.with_rules(None, None) == own
-    assert own.with_rules("longest", 255) == Preprocess(size_px=32, resize="longest", fill=255)
-    assert own.with_rules("squash", None).fill == 7
+    assert own.with_rules(ImageRules()) == own
+    assert own.with_rules(ImageRules("longest", 255)) == Preprocess(size_px=32, resize="longest", fill=255)
+    assert own.with_rules(ImageRules("squash")).fill == 7

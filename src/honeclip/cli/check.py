@@ -117,8 +117,8 @@ def _check_data(
     clip = _load(model, device) if model and len(found) else None
     tokenizer = (clip.preprocess.tokenizer if clip else None) or Tokenizer("simple")
     how = text_how(chosen, domains.read_terms(chosen, domains.term_folders(domain)))
-    if clip is not None and clip.domain is None:  # a model of ours carries the text rules of its domain already
-        clip = replace(clip, preprocess=clip.preprocess.with_rules(None, None, how))
+    if clip is not None and clip.domain is None:  # a model of ours carries the rules of its domain already
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image, how))
     preprocess = clip.preprocess if clip else Preprocess(1, tokenizer=tokenizer, text=how)
     result = preflight.check(
         found,

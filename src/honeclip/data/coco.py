@@ -11,22 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from honeclip.data import captions
+from honeclip.data.found import Found
 from honeclip.data.splits import NAMES
 from honeclip.domains.domain import Domain
 from honeclip.errors import DataError
 
 _SPLIT = re.compile(r"(?<![a-z])(train|validation|valid|val|test)(?![a-z])", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A pair that was found in what people have; `split` and `group` are "" where it has none."""
-
-    image: Path
-    caption: str
-    labels: tuple[str, ...]
-    split: str
-    group: str
 
 
 @dataclass

@@ -146,4 +146,4 @@ def _remember(memory: sqlite3.Connection | None, facts: Sequence[tuple[Key, Fact
 
 def _rules() -> str:
     """What besides the file decides its pixels; facts found under other rules are not taken."""
-    return f"{images.RULES} {images.LIMITS}"
+    return f"{images.RULES} {images.HASHES} {images.LIMITS}"

@@ -139,7 +139,7 @@ class _Images(Dataset[list["Tensor | str"]]):
     def _one(self, draw: Draw, row: int) -> Tensor | str:
         ref = self.refs[row]
         try:
-            image = images.decode(ref if isinstance(ref, Path) else ref.read())
+            image = images.decode(ref if isinstance(ref, Path) else ref.read(), windows=self.preprocess.windows)
         except (DataError, OSError) as error:
             return str(error)
         if self.rules is not None:

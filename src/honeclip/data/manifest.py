@@ -6,7 +6,7 @@ Nothing is decoded here and no row is judged but by what stands in the manifest.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +108,35 @@ def _open(data: str, mapping: Mapping[str, str]) -> tuple[Path, Table]:
         path = inside
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder. Understood are {_forms()}")
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".txt", ".tab"):
-        return path, tables.read_separated(path, _known(mapping))
-    if suffix in (".jsonl", ".ndjson"):
-        return path, tables.read_json_lines(path)
-    if suffix in (".parquet", ".pq"):
-        return path, arrow.read_parquet(path, _known(mapping))
+    found = table(path, _known(mapping))
+    if found is not None:
+        return path, found
     raise DataError(
         f"{path}: {path.suffix or 'a file without a suffix'} is no known form. Understood are {_forms()}; "
         "`honeclip prepare` makes a manifest of other things"
     )
+
+
+def table(path: Path, known: Collection[str]) -> Table | None:
+    """The records of a CSV, TSV, JSONL or Parquet file by its suffix; None where that is another.
+
+    Args:
+        path: a file.
+        known: column names by which the header is told, case folded.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv", ".txt", ".tab"):
+        return tables.read_separated(path, known)
+    if suffix in (".jsonl", ".ndjson"):
+        return tables.read_json_lines(path)
+    if suffix in (".parquet", ".pq"):
+        from honeclip.data import arrow
+
+        return arrow.read_parquet(path, known)
+    return None
 
 
 def _forms() -> str:

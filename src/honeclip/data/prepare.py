@@ -1,7 +1,8 @@
-"""Turns what people have into a manifest: class folders, NAME.jpg beside NAME.txt, COCO, a table with other names.
+"""Turns what people have into a manifest: class folders, NAME.jpg beside NAME.txt, COCO, a table with other names, MVTec
+folders, a tree of DICOM files with a table of reports.
 
-Images stay where they are; the manifest names them relative to itself. What cannot be recognised is refused with the
-list of what can.
+Images stay where they are, unless copies are asked for; the manifest names them relative to itself. What cannot be
+recognised is refused with the list of what can.
 """
 
 from __future__ import annotations
@@ -13,23 +14,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
-from honeclip.data import captions, coco, manifest, tables
-from honeclip.data.coco import Found
+from honeclip.data import captions, coco, copies, manifest, mvtec, panels, tables, tiles
+from honeclip.data.found import Found, left_out, relative
+from honeclip.data.reports import Join
 from honeclip.data.shards import IMAGE_SUFFIXES
 from honeclip.data.splits import NAMES
+from honeclip.data.tiles import Tiles
 from honeclip.domains.domain import Domain
 from honeclip.errors import DataError
+from honeclip.preprocess import images
 
 FORMS = (
     "class folders: SRC/CLASS/x.jpg, or SRC/train/CLASS/x.jpg beside SRC/val and SRC/test",
     "captions beside images: SRC/**/NAME.jpg with NAME.txt",
     "COCO: a captions or instances JSON, or a folder with annotations/*.json",
     "a CSV, TSV, JSONL or Parquet table (other column names: --columns image=...,caption=...)",
+    "MVTec folders: PART/train/good, PART/test/DEFECT, PART/ground_truth/DEFECT; or one part's folder",
+    "DICOM files in folders with a table of reports (--reports CSV --key AccessionNumber --columns caption=...)",
 )
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 NAME = "pairs.csv"
-SHOWN = 3
+
+Copies = Literal["none", "png", "hashed"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,11 @@ def prepare(
     *,
     domain: Domain | None = None,
     columns: Mapping[str, str] | None = None,
+    reports: Join | None = None,
+    copied: Copies = "none",
+    cut: Tiles | None = None,
+    split_panels: bool = False,
+    keep_splits: bool = False,
     overwrite: bool = False,
 ) -> Prepared:
     """Recognise what `source` is and write OUT/pairs.csv.
@@ -66,6 +79,12 @@ def prepare(
         out: folder for the manifest; made where it is missing.
         domain: gives captions to labels by its templates; None takes "a photo of {label}".
         columns: field -> column name, for a table with other names.
+        reports: of a tree of DICOM files.
+        copied: "png" writes every image to OUT/images as a PNG without metadata, "hashed" copies it there under a name that
+            says nothing (DICOM without its header), "none" leaves it where it is.
+        cut: cuts large images into tiles, which are PNGs without metadata in OUT/images.
+        split_panels: cuts figures into the panels that their captions name, PNGs without metadata in OUT/images.
+        keep_splits: of MVTec folders: train and test stay as they are.
         overwrite: whether a pairs.csv that is there may be replaced.
 
     Raises:
@@ -76,7 +95,23 @@ def prepare(
         raise DataError(f"{target} is there already; give --overwrite to replace it, or another --out")
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder")
-    form, rows, notes = _recognise(source, domain, columns or {})
+    if reports is None:
+        form, rows, notes = _recognise(source, domain, columns or {}, keep_splits)
+    else:
+        form, (rows, notes) = "DICOM files with reports", _with_reports(source, reports, columns or {}, domain)
+    windows = domain.image.windows if domain else ()
+    if split_panels:
+        rows, more = panels.split(rows, target.parent, quiet=copied != "none")
+        notes += more
+    if cut is not None:
+        rows, more = tiles.cut(rows, target.parent, cut, windows)
+        notes += more
+    elif copied == "png":
+        rows, more = copies.as_png(rows, target.parent, windows)
+        notes += more
+    elif copied == "hashed":
+        rows, more = copies.hashed(rows, target.parent)
+        notes += more
     if not rows:
         raise DataError(f"{source}: taken for {form}, but it gives no row{': ' if notes else ''}{'; '.join(notes)}")
     _write(target, rows)
@@ -84,7 +119,9 @@ def prepare(
     return Prepared(target, form, len(rows), dict(counts), tuple(notes))
 
 
-def _recognise(source: Path, domain: Domain | None, columns: Mapping[str, str]) -> tuple[str, list[Found], list[str]]:
+def _recognise(
+    source: Path, domain: Domain | None, columns: Mapping[str, str], keep_splits: bool
+) -> tuple[str, list[Found], list[str]]:
     """The form in words, its rows, and what was left out."""
     if source.is_file():
         if source.suffix.lower() == ".json":
@@ -97,6 +134,12 @@ def _recognise(source: Path, domain: Domain | None, columns: Mapping[str, str]) 
     annotations = coco.find(source)
     if annotations:
         return "COCO annotations", *coco.read(annotations, domain)
+    if parts := mvtec.find(source):
+        return "MVTec folders", *mvtec.read(source, parts, domain, keep_splits, _images)
+    if keep_splits:
+        raise DataError(
+            f"{source}: --keep-splits is for MVTec folders (PART/train/good, PART/test/DEFECT); these are none"
+        )
     images = list(_images(source))
     if not images:
         raise _unknown(source, f"no image in it ({', '.join(IMAGE_SUFFIXES)})")
@@ -112,6 +155,21 @@ def _recognise(source: Path, domain: Domain | None, columns: Mapping[str, str]) 
     return "class folders", rows, notes
 
 
+def _with_reports(
+    source: Path, reports: Join, columns: Mapping[str, str], domain: Domain | None
+) -> tuple[list[Found], list[str]]:
+    from honeclip.data import dicom_tree  # here, for pydicom takes a second to import
+
+    if not source.is_dir():
+        raise DataError(f"{source}: --reports joins a folder of DICOM files with a table, and this is a file")
+    found = list(_images(source))
+    if not any(images.is_dicom(path) for path in found):
+        raise DataError(
+            f"{source}: --reports joins DICOM files with a table, and there is none among {len(found)} images"
+        )
+    return dicom_tree.read(source, found, reports, columns, domain)
+
+
 def _unknown(source: Path, what: str) -> DataError:
     lines = "\n".join(f"  - {form}" for form in FORMS)
     return DataError(f"{source}: {what}; this form is unknown. Understood are:\n{lines}")
@@ -122,8 +180,16 @@ def _images(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower().lstrip(".") in IMAGE_SUFFIXES:
+            if not name.startswith(".") and _is_image(Path(root) / name):
                 yield Path(root) / name
+
+
+def _is_image(path: Path) -> bool:
+    """By its suffix, or DICOM that has none: UIDs are names full of dots. An index of such files is no image."""
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    return (not suffix.isalpha() or suffix == "ima") and path.name.upper() != "DICOMDIR" and images.is_dicom(path)
 
 
 def _text_beside(image: Path) -> Path | None:
@@ -133,7 +199,7 @@ def _text_beside(image: Path) -> Path | None:
 def _beside(source: Path, images: Sequence[Path], texts: Mapping[Path, Path]) -> tuple[list[Found], list[str]]:
     """A row for each image with a text; the whole text is the caption."""
     splits = _splits(source, images)
-    notes = _left_out("no .txt beside it", [image for image in images if image not in texts])
+    notes = left_out("no .txt beside it", [image for image in images if image not in texts])
     rows = []
     for image, text in texts.items():
         empty = not text.stat().st_size
@@ -158,7 +224,7 @@ def _class_folders(source: Path, images: Sequence[Path], domain: Domain | None) 
             continue
         caption = captions.from_template(domain, (label,), image.relative_to(source).as_posix())
         rows.append(Found(image, caption, (label,), splits.get(image, ""), ""))
-    return rows, _left_out("in no class folder", loose)
+    return rows, left_out("in no class folder", loose)
 
 
 def _splits(source: Path, images: Sequence[Path]) -> dict[Path, str]:
@@ -200,38 +266,29 @@ def _table(source: Path, domain: Domain | None, columns: Mapping[str, str]) -> t
     return rows, notes
 
 
-def _left_out(why: str, images: Sequence[Path]) -> list[str]:
-    if not images:
-        return []
-    more = f" and {len(images) - SHOWN} more" if len(images) > SHOWN else ""
-    return [f"{why}, so left out: {', '.join(image.name for image in images[:SHOWN])}{more}"]
-
-
 def _write(target: Path, rows: Sequence[Found]) -> None:
     """Write the manifest aside and rename it; columns that no row fills are left out."""
-    filled = {
-        "label": any(row.labels for row in rows),
-        "split": any(row.split for row in rows),
-        "group": any(row.group for row in rows),
-    }
-    extra = [name for name, there in filled.items() if there]
+    table = [_cells(row, target.parent) for row in rows]
+    columns = dict.fromkeys(name for cells in table for name in cells)
+    used = [name for name in columns if name in ("image", "caption") or any(cells.get(name) for cells in table)]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{NAME}.{os.getpid()}.partial")
         with aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["image", "caption", *extra])
-            for row in rows:
-                cells = {"label": manifest.LABEL_SEPARATOR.join(row.labels), "split": row.split, "group": row.group}
-                writer.writerow([_relative(row.image, target.parent), row.caption, *(cells[name] for name in extra)])
+            writer = csv.DictWriter(file, used, extrasaction="ignore", restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
         aside.replace(target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written: {error.strerror or error}") from None
 
 
-def _relative(image: Path, folder: Path) -> str:
-    """As the manifest names it; absolute where no relative path leads there (another drive on Windows)."""
-    try:
-        return Path(os.path.relpath(image.absolute(), folder.resolve())).as_posix()
-    except ValueError:
-        return image.absolute().as_posix()
+def _cells(row: Found, folder: Path) -> dict[str, str]:
+    return {
+        "image": relative(row.image, folder),
+        "caption": row.caption,
+        "label": manifest.LABEL_SEPARATOR.join(row.labels),
+        "split": row.split,
+        "group": row.group,
+        **row.more,
+    }

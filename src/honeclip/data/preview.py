@@ -33,7 +33,7 @@ def preview(domain: Domain, data: str | Path, *, seed: int = 0, size_px: int = S
     """
     rows = [row for row in manifest.read(data).rows if row.image is not None and not row.fault]
     chosen = [rows[place] for place in np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int)]
-    how = Preprocess(size_px).with_rules(domain.image.resize, domain.image.fill)
+    how = Preprocess(size_px).with_rules(domain.image)
     strips, unread = [], ""
     for number, row in enumerate(chosen):
         assert row.image is not None

@@ -16,7 +16,7 @@ from honeclip.data.rows import Member
 from honeclip.data.tables import Table
 from honeclip.errors import DataError
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "dcm", "dicom")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 

@@ -58,7 +58,7 @@ def embed_looks(
     done = 0
 
     def work(ref: ImageRef) -> Sequence[Tensor]:
-        return look(images.decode(content(ref)))
+        return look(images.decode(content(ref), windows=clips[0].preprocess.windows))
 
     with keeping_freed():
         for numbers, looks, bad in ahead(chosen.images, work, batch_size):

@@ -205,8 +205,7 @@ def in_its_domain(clip: Clip, given: Domain | str | None) -> tuple[Clip, Domain]
     """A model as it is asked in a domain (None: its own, else "general"), and that domain."""
     chosen = _domain(clip, given)
     if clip.domain is None:  # a model of ours carries the preprocessing of its domain already
-        image, text = chosen.image, _text_how(chosen, given)
-        clip = replace(clip, preprocess=clip.preprocess.with_rules(image.resize, image.fill, text))
+        clip = replace(clip, preprocess=clip.preprocess.with_rules(chosen.image, _text_how(chosen, given)))
     return clip, chosen
 
 

@@ -22,7 +22,7 @@ def over_windows(preprocess: Preprocess, texts: Sequence[str], embed: Callable[[
     Returns:
         (M, D).
     """
-    cut = preprocess.windows(texts)
+    cut = preprocess.pieces(texts)
     if all(len(pieces) == 1 for pieces in cut):
         return embed(texts)
     each_KD = embed([piece for pieces in cut for piece in pieces])

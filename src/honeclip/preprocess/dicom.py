@@ -5,6 +5,7 @@ Sections are of PS3.3, as are the names.
 - Grey (C.7.6.3.1.2): Rescale Slope and Intercept or the Modality LUT (C.11.1) give the values that a window speaks of, the
   first VOI LUT or else the first window (C.11.2: LINEAR, LINEAR_EXACT, SIGMOID) makes them 0..255, and without
   one the smallest value of the picture becomes 0 and the largest 255. MONOCHROME1 is inverted after that.
+- Windows that were asked for (`windows`) take the place of the file's own where they hold; three make three channels.
 - Of several frames the middle one is taken, number n // 2 counted from 0, with its own window and slope where frames
   have some (C.7.6.16.2.9, C.7.6.16.2.10).
 - PALETTE COLOR is looked up (C.7.6.3.1.5), YBR becomes RGB, colour of more than 8 bits is scaled by Bits Stored.
@@ -16,7 +17,7 @@ No text of the header that could name somebody comes into a message, a log or th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,6 +29,7 @@ from honeclip.preprocess import dicom_file
 from honeclip.preprocess.dicom_file import DicomFile, Group, named
 from honeclip.preprocess.dicom_pixels import COLOUR, PALETTE, WAY_OUT, Shape, opened, shape_of, shown, stored_values
 from honeclip.preprocess.images import Limits, within
+from honeclip.preprocess.windows import Asked, Window, resolve
 
 Values = NDArray[np.float64]
 Map = Callable[[Values], Values]
@@ -35,12 +37,20 @@ Map = Callable[[Values], Values]
 _BAND_PIXELS = 4_000_000
 
 
-def read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
+def read(
+    file: BinaryIO,
+    limits: Limits,
+    windows: Sequence[Asked] = (),
+    tell: Callable[[bytes], object] | None = None,
+) -> tuple[Image.Image, str]:
     """The picture of a DICOM file (PS3.10: "DICM" at byte 128), before it becomes RGB.
 
     Args:
         file: a file that can be sought in.
         limits: what is refused; Rows x Columns are asked before anything is decoded.
+        windows: of grey pictures; see `windows.resolve`.
+        tell: is told what a window looks at, the values after the rescale and which windows hold for them: two grey
+            files may look alike through one window and differ through another.
 
     Returns:
         A Pillow image of mode L or RGB without metadata, and what it was: "DICOM MONOCHROME2".
@@ -48,11 +58,13 @@ def read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
     Raises:
         DataError: no pixel data, a transfer syntax that is not read, a header that cannot be used, damaged, cut off, or
             beyond the limits. No value of the header that could name somebody stands in the message.
+        DomainError: an unknown window.
     """
+    chosen = resolve(windows)
     syntax = ""
     try:
         syntax = dicom_file.syntax_of(file)
-        return _picture(opened(file, syntax, limits.pixels), limits)
+        return _picture(opened(file, syntax, limits.pixels), limits, chosen, tell)
     except (DataError, MemoryError):
         raise
     except Exception:  # decoders raise what they like, in words that are not ours
@@ -61,7 +73,9 @@ def read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
     raise DataError(f"damaged, or not decodable as {shown(syntax)}: get the DICOM file again, or {WAY_OUT}")
 
 
-def _picture(dicom: DicomFile, limits: Limits) -> tuple[Image.Image, str]:
+def _picture(
+    dicom: DicomFile, limits: Limits, windows: tuple[Window | None, ...], tell: Callable[[bytes], object] | None
+) -> tuple[Image.Image, str]:
     if dicom.pixel_tag is None:
         raise DataError("this DICOM file has no pixel data (a report, a plan, a structure set?): leave its row out")
     if dicom.pixel_tag != dicom_file.PIXEL_DATA:
@@ -76,7 +90,10 @@ def _picture(dicom: DicomFile, limits: Limits) -> tuple[Image.Image, str]:
         colours = [_palette(dicom.data, shape, name) for name in ("Red", "Green", "Blue")]
         pixels = np.stack([_banded(stored, one) for one in colours], axis=-1)
     else:
-        pixels = _banded(stored, _greys(dicom.data, shape, stored))
+        if tell is not None:
+            _tell(tell, dicom.data, shape, stored)
+        greys = [_banded(stored, _greys(dicom.data, shape, stored, window)) for window in windows or (None,)]
+        pixels = greys[0] if len(greys) == 1 else np.stack(greys, axis=-1)
     return Image.fromarray(np.ascontiguousarray(pixels)), f"DICOM {shape.photometric}"
 
 
@@ -93,10 +110,18 @@ def _bands(stored: NDArray[Any]) -> Iterator[slice]:
     return (slice(top, top + rows) for top in range(0, stored.shape[0], rows))
 
 
-def _greys(data: Group, shape: Shape, stored: NDArray[Any]) -> Map:
+def _tell(tell: Callable[[bytes], object], data: Group, shape: Shape, stored: NDArray[Any]) -> None:
+    tell(f"{shape.photometric} {'HU' if _in_hounsfield(data, shape) else ''}".encode())
+    modality = _modality(data, shape)
+    for band in _bands(stored):
+        tell(np.ascontiguousarray(modality(stored[band].astype(np.float64)), "<f8").tobytes())
+
+
+def _greys(data: Group, shape: Shape, stored: NDArray[Any], window: Window | None) -> Map:
     """Stored values -> 0..255 (C.11.1, C.11.2)."""
     modality = _modality(data, shape)
-    windowed = _window(data, shape)
+    holds = window is not None and (not window.modality or _in_hounsfield(data, shape))
+    windowed = _through(window) if window is not None and holds else _window(data, shape)
     if windowed is None:
         ends = [(x.min(), x.max()) for x in (modality(stored[band].astype(np.float64)) for band in _bands(stored))]
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -136,6 +161,32 @@ def _modality(data: Group, shape: Shape) -> Map:
     return lambda x: x * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
+def _in_hounsfield(data: Group, shape: Shape) -> bool:
+    """Whether the values after the rescale are Hounsfield units, which a file need not say where they are (C.11.1.1.2)."""
+    tables = data.items.get("Modality LUT Sequence", [])
+    where = tables[0] if tables else _of_frame(data, shape, "Pixel Value Transformation Sequence")
+    rescaled = (
+        bool(tables) or where.decimal("Rescale Slope") is not None or where.decimal("Rescale Intercept") is not None
+    )
+    units = where.word("Modality LUT Type" if tables else "Rescale Type")
+    return data.word("Modality") == "CT" and rescaled and units in ("", "HU")
+
+
+def _through(window: Window) -> Map:
+    """LINEAR (C.11.2.1.2.1), and LINEAR_EXACT below a width of 1, for which the former has no meaning."""
+    return _linear(window.centre, window.width) if window.width >= 1 else _linear_exact(window.centre, window.width)
+
+
+def _linear(centre: float, width: float) -> Map:
+    if width == 1:
+        return lambda x: np.where(x <= centre - 0.5, 0.0, 255.0)
+    return lambda x: ((x - (centre - 0.5)) / (width - 1) + 0.5) * 255
+
+
+def _linear_exact(centre: float, width: float) -> Map:
+    return lambda x: ((x - centre) / width + 0.5) * 255
+
+
 def _window(data: Group, shape: Shape) -> Map | None:
     """Values -> 0..255 and beyond, or None where the file has no window."""
     tables = data.items.get("VOI LUT Sequence", [])
@@ -153,11 +204,7 @@ def _window(data: Group, shape: Shape) -> Map | None:
         )
     if kind == "SIGMOID":
         return lambda x: 255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -500, 500)))
-    if kind == "LINEAR_EXACT":
-        return lambda x: ((x - centre) / width + 0.5) * 255
-    if width == 1:
-        return lambda x: np.where(x <= centre - 0.5, 0.0, 255.0)
-    return lambda x: ((x - (centre - 0.5)) / (width - 1) + 0.5) * 255
+    return _linear_exact(centre, width) if kind == "LINEAR_EXACT" else _linear(centre, width)
 
 
 def _palette(data: Group, shape: Shape, colour: str) -> Map:

@@ -15,6 +15,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -22,6 +23,7 @@ from honeclip.errors import DataError
 
 VALUES = {
     0x00020010: "Transfer Syntax UID",
+    0x00080060: "Modality",
     0x00280002: "Samples per Pixel",
     0x00280004: "Photometric Interpretation",
     0x00280006: "Planar Configuration",
@@ -35,6 +37,7 @@ VALUES = {
     0x00281051: "Window Width",
     0x00281052: "Rescale Intercept",
     0x00281053: "Rescale Slope",
+    0x00281054: "Rescale Type",
     0x00281056: "VOI LUT Function",
     0x00281101: "Red Palette Color Lookup Table Descriptor",
     0x00281102: "Green Palette Color Lookup Table Descriptor",
@@ -44,6 +47,7 @@ VALUES = {
     0x00281203: "Blue Palette Color Lookup Table Data",
     0x00281221: "Segmented Red Palette Color Lookup Table Data",
     0x00283002: "LUT Descriptor",
+    0x00283004: "Modality LUT Type",
     0x00283006: "LUT Data",
     0x7FE00001: "Extended Offset Table",
     0x7FE00002: "Extended Offset Table Lengths",
@@ -163,11 +167,19 @@ def syntax_of(file: BinaryIO) -> str:
             break
         if length is None or file.tell() + length > end:
             raise DataError(CUT_OFF)
-        _keep(file, tag, length, values)
+        _keep(file, tag, length, values, VALUES)
     return values.get("Transfer Syntax UID", b"").strip(b" \0").decode("ascii", "replace")
 
 
-def opened(file: BinaryIO, syntax: str, explicit: bool, little: bool, deflated: bool, most_bytes: int) -> DicomFile:
+def opened(
+    file: BinaryIO,
+    syntax: str,
+    explicit: bool,
+    little: bool,
+    deflated: bool,
+    most_bytes: int,
+    names: Mapping[int, str] = VALUES,
+) -> DicomFile:
     """Walks the data set as far as the pixels. `file` stands where `syntax_of` left it.
 
     Args:
@@ -177,6 +189,7 @@ def opened(file: BinaryIO, syntax: str, explicit: bool, little: bool, deflated: 
         little: numbers have their lowest byte first.
         deflated: the data set was compressed as a whole (PS3.5 A.5).
         most_bytes: what a deflated one may become.
+        names: tag -> name of what is kept of the data set itself; items of sequences keep VALUES.
 
     Raises:
         DataError: damaged or cut off, or larger than `most_bytes`.
@@ -190,7 +203,7 @@ def opened(file: BinaryIO, syntax: str, explicit: bool, little: bool, deflated: 
     vr = file.read(8)[4:6]
     file.seek(start)
     coding = _Coding(explicit or _CAPITALS.fullmatch(vr) is not None, little)
-    data, pixels = _group(file, coding, end, 0)
+    data, pixels = _group(file, coding, end, 0, names)
     tag, pixel_vr, length = pixels or (None, b"", 0)
     vr_name = "OB" if pixel_vr == b"OB" else "OW"
     return DicomFile(file, syntax, data, tag, vr_name, file.tell(), length, end)
@@ -243,7 +256,9 @@ def _header(file: BinaryIO, coding: _Coding) -> tuple[int, bytes, int | None]:
     return group << 16 | element, vr, None if length == 0xFFFFFFFF else length
 
 
-def _group(file: BinaryIO, coding: _Coding, end: int, depth: int) -> tuple[Group, tuple[int, bytes, int | None] | None]:
+def _group(
+    file: BinaryIO, coding: _Coding, end: int, depth: int, names: Mapping[int, str]
+) -> tuple[Group, tuple[int, bytes, int | None] | None]:
     """Elements as far as `end`, the end of an item, or the pixel data of the file, whose header comes back."""
     if depth > _DEEPEST:
         raise DataError(f"the DICOM header is damaged: sequences within sequences, more than {_DEEPEST} deep")
@@ -263,7 +278,7 @@ def _group(file: BinaryIO, coding: _Coding, end: int, depth: int) -> tuple[Group
         elif length is None:
             _items(file, inner, length, end, depth, keep=False)
         else:
-            _keep(file, tag, length, group.values)
+            _keep(file, tag, length, group.values, names)
     return group, None
 
 
@@ -279,7 +294,7 @@ def _items(file: BinaryIO, coding: _Coding, length: int | None, end: int, depth:
             raise DataError("the DICOM header is damaged: a sequence does not hold its items. Get the file again")
         after = None if size is None else file.tell() + size
         if keep or after is None:
-            found.append(_group(file, coding, end if after is None else after, depth + 1)[0])
+            found.append(_group(file, coding, end if after is None else after, depth + 1, VALUES)[0])
         if after is not None:
             file.seek(after)
     if length is None:
@@ -287,9 +302,9 @@ def _items(file: BinaryIO, coding: _Coding, length: int | None, end: int, depth:
     return found
 
 
-def _keep(file: BinaryIO, tag: int, length: int, values: dict[str, bytes]) -> None:
-    """Steps over a value; it is kept if it says how pixels look."""
-    if tag in VALUES and length <= _MOST_BYTES:
-        values[VALUES[tag]] = file.read(length)
+def _keep(file: BinaryIO, tag: int, length: int, values: dict[str, bytes], names: Mapping[int, str]) -> None:
+    """Steps over a value; it is kept if it is among `names`."""
+    if tag in names and length <= _MOST_BYTES:
+        values[names[tag]] = file.read(length)
     else:
         file.seek(length, io.SEEK_CUR)

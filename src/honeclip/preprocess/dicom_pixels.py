@@ -7,6 +7,7 @@ a header (`dicom_file` says why).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -55,13 +56,14 @@ class Shape:
         return self.frames // 2
 
 
-def opened(file: BinaryIO, syntax: str, pixels: int) -> DicomFile:
+def opened(file: BinaryIO, syntax: str, pixels: int, names: Mapping[int, str] = dicom_file.VALUES) -> DicomFile:
     """The file up to its pixels, if its transfer syntax is one that is read.
 
     Args:
         file: stands where `dicom_file.syntax_of` left it.
         syntax: what that gave.
         pixels: most pixels of a picture, for what a deflated file may become.
+        names: which elements are kept, as in `dicom_file.opened`.
 
     Raises:
         DataError: a transfer syntax that is not read, or a damaged header.
@@ -75,7 +77,7 @@ def opened(file: BinaryIO, syntax: str, pixels: int) -> DicomFile:
     known = uid.UID(syntax)
     most_bytes = 16 * pixels + (1 << 24)  # 4 channels of 32 bits, and a header
     explicit, deflated = not known.is_implicit_VR, known.is_deflated
-    return dicom_file.opened(file, syntax, explicit, known.is_little_endian, deflated, most_bytes)
+    return dicom_file.opened(file, syntax, explicit, known.is_little_endian, deflated, most_bytes, names)
 
 
 def shown(syntax: str) -> str:
@@ -183,12 +185,20 @@ def stored_values(dicom: DicomFile, shape: Shape) -> NDArray[Any]:
     return get_decoder(syntax).as_array(raw, index=index, decoding_plugin=plugin, validate=validate, **options)[0]
 
 
+def native_bytes(shape: Shape) -> int:
+    """How many bytes the pixels of all frames take where they are not compressed; a file may have more, which mean nothing."""
+    return (_frame_bits(shape) * shape.frames + 7) // 8
+
+
+def _frame_bits(shape: Shape) -> int:
+    bits = shape.rows * shape.columns * shape.samples * shape.allocated
+    return bits * 2 // 3 if shape.photometric == "YBR_FULL_422" else bits  # two pixels share their colour (C.7.6.3.1.2)
+
+
 def _native(dicom: DicomFile, shape: Shape, whole: bool) -> bytes:
     """Bytes of the frame, or of all frames: just as many as there have to be, for padding makes pydicom warn."""
-    bits = shape.rows * shape.columns * shape.samples * shape.allocated
-    if shape.photometric == "YBR_FULL_422":  # two pixels share their colour (C.7.6.3.1.2)
-        bits = bits * 2 // 3
-    length = (bits * shape.frames + 7) // 8
+    bits = _frame_bits(shape)
+    length = native_bytes(shape)
     if length > (dicom.length or 0) or dicom.start + length > dicom.end:
         raise DataError("the DICOM file is cut off, it has fewer pixels than its header says: get it again")
     start = 0 if whole else bits // 8 * shape.frame

@@ -8,7 +8,7 @@ Files are told apart by their first bytes, not by their names. What becomes of t
 - grey of 16 bits is divided by 257, so that 65535 becomes 255, whatever the picture holds;
 - grey of 32 bits or of floating point stays where all of it lies within 0..255, floating point within 0..1 times 255,
   and else the smallest value becomes 0 and the largest 255; what is no finite number becomes 0;
-- DICOM becomes what a viewer shows (`dicom` has the rules);
+- DICOM becomes what a viewer shows (`dicom` has the rules), through windows of one's own where some are given;
 - the orientation of EXIF is applied; of an animation or of several pages the first picture is taken.
 
 Nothing here touches what belongs to the whole process (Pillow's limits, warning filters): files are decoded in threads.
@@ -21,7 +21,7 @@ import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -39,9 +39,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from honeclip.errors import DataError
+from honeclip.preprocess.windows import Asked
 
 RULES = 1
 """Raised when `decode` would give other pixels for the same file."""
+
+HASHES = 2
+"""Raised when `probe` would give another hash for the same pixels."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ class Facts:
     Attributes:
         size: (width, height) in pixels, upright.
         mode: Pillow's mode of the file, before it became RGB; of DICOM its photometric interpretation.
-        pixels_sha256: hex, of size and RGB pixels: equal pictures in different formats share it.
+        pixels_sha256: hex, of size and RGB pixels: equal pictures in different formats share it. Grey DICOM has the values
+            under its window in it as well: files that differ through any window differ here.
     """
 
     size: tuple[int, int]
@@ -124,8 +129,12 @@ def probe(source: bytes | Path, limits: Limits = LIMITS) -> Facts:
     Raises:
         DataError: it cannot be decoded; the message says why.
     """
-    picture, mode = _opened(source, limits)
+    beneath = hashlib.sha256()
+    nothing = beneath.digest()
+    picture, mode = _opened(source, limits, tell=beneath.update)
     digest = hashlib.sha256(f"{picture.width}x{picture.height}".encode())
+    if beneath.digest() != nothing:
+        digest.update(beneath.digest())
     width, height = picture.size
     rows = max(1, _BAND_PIXELS // width)
     for top in range(
@@ -137,13 +146,14 @@ def probe(source: bytes | Path, limits: Limits = LIMITS) -> Facts:
     return Facts(picture.size, mode, digest.hexdigest())
 
 
-def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS) -> Image.Image:
+def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS, windows: Sequence[Asked] = ()) -> Image.Image:
     """The picture as upright RGB, without metadata: decoding the result again changes nothing.
 
     Args:
         source: bytes of a file, its path, or a Pillow image (its mode and orientation are seen to as well, and it stays
             as it is).
         limits: what is refused.
+        windows: of DICOM, as in a domain (`windows`); () takes the file's own.
 
     Returns:
         A Pillow image of mode RGB: a new one, or `source` itself where it is such a picture already.
@@ -151,6 +161,7 @@ def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS) -> Image
     Raises:
         DataError: no file, no image, a damaged or truncated one, or one beyond the limits; the message says which. It
             does not name the file: who calls knows by which name the user does.
+        DomainError: a window that is unknown.
     """
     if isinstance(source, Image.Image):
         within(source.size, limits)
@@ -158,17 +169,22 @@ def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS) -> Image
             return source  # as this function leaves them; a large one takes a while to copy
         with _faults():
             return _upright_rgb(source)
-    return _opened(source, limits)[0]
+    return _opened(source, limits, windows)[0]
 
 
-def _opened(source: bytes | Path, limits: Limits) -> tuple[Image.Image, str]:
+def _opened(
+    source: bytes | Path,
+    limits: Limits,
+    windows: Sequence[Asked] = (),
+    tell: Callable[[bytes], object] | None = None,
+) -> tuple[Image.Image, str]:
     """The picture as `decode` gives it, and the mode of the file."""
     if isinstance(source, bytes):
-        return _read(io.BytesIO(source), limits)
+        return _read(io.BytesIO(source), limits, windows, tell)
     try:
         # Not read as a whole: a film of many gigabytes that is called .jpg is turned away by its first bytes
         with source.open("rb") as file:
-            return _read(file, limits)
+            return _read(file, limits, windows, tell)
     except FileNotFoundError:
         raise DataError("there is no such file") from None
     except IsADirectoryError:
@@ -177,7 +193,9 @@ def _opened(source: bytes | Path, limits: Limits) -> tuple[Image.Image, str]:
         raise DataError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
+def _read(
+    file: BinaryIO, limits: Limits, windows: Sequence[Asked], tell: Callable[[bytes], object] | None
+) -> tuple[Image.Image, str]:
     head = file.read(_HEAD_BYTES)
     if not head:
         raise DataError("the file is empty")
@@ -185,7 +203,7 @@ def _read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
         # Asked before the others: some scanners put the start of a TIFF into the 128 bytes, and no TIFF behind it
         from honeclip.preprocess import dicom  # here, for pydicom takes a second to import
 
-        picture, mode = dicom.read(file, limits)
+        picture, mode = dicom.read(file, limits, windows, tell)
         return _upright_rgb(picture), mode
     reader = next((reader for start, reader in _READERS if start.match(head)), None)
     if reader is None:
@@ -201,6 +219,15 @@ def _read(file: BinaryIO, limits: Limits) -> tuple[Image.Image, str]:
             # Else its load() makes the canvas, and asks Pillow's limit first: it would warn, and refuse what is allowed
             image.im = Image.new(mode, getattr(image, "_tile_size", image.size), None).im
         return _upright_rgb(image), mode
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does: many of them have names without a suffix, or UIDs for names."""
+    try:
+        with path.open("rb") as file:
+            return _DICOM.match(file.read(132)) is not None
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -20,11 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from honeclip.domains.schema import ImageRules
 from honeclip.errors import ModelError
 from honeclip.preprocess import images, rules, sentences
 from honeclip.preprocess.images import LIMITS, Limits
 from honeclip.preprocess.rules import NOTHING, TextHow
 from honeclip.preprocess.tokens import Tokenizer
+from honeclip.preprocess.windows import Asked, resolve
 
 Resize = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -59,9 +61,11 @@ class Preprocess:
         tokenizer: None where texts are not needed, as in a process that decodes, or where its files are out of reach.
         context_length: tokens at which texts are cut.
         text: the field's text rules, besides `rules.clean`.
+        windows: of DICOM, as in a domain; () takes the file's own, and is what ("file",) becomes.
 
     Raises:
         ModelError: a value that cannot be.
+        DomainError: a window that is unknown.
     """
 
     size_px: int
@@ -73,10 +77,12 @@ class Preprocess:
     tokenizer: Tokenizer | None = None
     context_length: int = CONTEXT_LENGTH
     text: TextHow = NOTHING
+    windows: tuple[Asked, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # numbers of one kind: equal values have equal fingerprints
             object.__setattr__(self, name, _triple(getattr(self, name)))
+        object.__setattr__(self, "windows", _windows(self.windows))
         faults = [
             (self.size_px < 1, f"the size is {self.size_px} pixels"),
             (self.context_length < 1, f"the context length is {self.context_length} tokens"),
@@ -104,7 +110,7 @@ class Preprocess:
         """
         from torchvision.transforms.functional import pil_to_tensor
 
-        image = _bounded(images.decode(source, limits), self)
+        image = _bounded(images.decode(source, limits, self.windows), self)
         for transform in _transforms(self.size_px, self.resize, self.fill, self.interpolation):
             image = transform(image)
         pixels: Tensor = pil_to_tensor(image)
@@ -148,7 +154,7 @@ class Preprocess:
             log.warning("%s (said once)", _kept_words(kept, len(texts)))
         return after
 
-    def windows(self, texts: Sequence[str]) -> list[list[str]]:
+    def pieces(self, texts: Sequence[str]) -> list[list[str]]:
         """The pieces in which each text is embedded: itself, or its windows where it is too long and the field averages."""
         if self.text.long == "cut" or self.tokenizer is None:
             return [[text] for text in texts]
@@ -190,9 +196,10 @@ class Preprocess:
     def image_fingerprint(self) -> str:
         """SHA-256 in hex of all that decides what a model sees of an image."""
         filled = self.fill if self.resize == "longest" else None
-        return _digest(
-            ("image", images.RULES, self.size_px, self.mean, self.std, self.resize, filled, self.interpolation)
-        )
+        facts = ("image", images.RULES, self.size_px, self.mean, self.std, self.resize, filled, self.interpolation)
+        # the numbers behind the names; left out where there are none, so that what is known of other images stays known
+        windows = [window and (window.centre, window.width, window.modality) for window in resolve(self.windows)]
+        return _digest((*facts, windows) if windows else facts)
 
     @property
     def text_fingerprint(self) -> str:
@@ -210,15 +217,16 @@ class Preprocess:
         """The same for a model that takes another size."""
         return replace(self, size_px=size_px)
 
-    def with_rules(self, resize: Resize | None, fill: int | None, text: TextHow = NOTHING) -> Preprocess:
-        """The same with another way to a square and other text rules, where a field says so.
+    def with_rules(self, image: ImageRules, text: TextHow = NOTHING) -> Preprocess:
+        """The same with a field's way to a square, its windows and its text rules.
 
-        None, and for texts `rules.NOTHING`, leaves the model's own.
+        What the field leaves open (None, no windows, `rules.NOTHING`) stays the model's own.
         """
         return replace(
             self,
-            resize=resize or self.resize,
-            fill=self.fill if fill is None else fill,
+            resize=image.resize or self.resize,
+            fill=self.fill if image.fill is None else image.fill,
+            windows=image.windows or self.windows,
             text=self.text if text == NOTHING else text,
         )
 
@@ -238,6 +246,7 @@ class Preprocess:
             "interpolation": self.interpolation,
             "context_length": self.context_length,
             **ruled,
+            "windows": [one if isinstance(one, str) else list(one) for one in self.windows],
         }
 
     @staticmethod
@@ -247,6 +256,7 @@ class Preprocess:
         Raises:
             ModelError: a key is missing, unknown or wrong.
         """
+        stored = {"windows": [], **stored}  # models were stored before there were any
         wrong = {"text", *stored} ^ {one.name for one in fields(Preprocess) if one.name != "tokenizer"}
         if wrong:
             raise ModelError(f"the stored preprocessing cannot be read: missing or unknown are {sorted(wrong)}")
@@ -353,6 +363,15 @@ def _triple(numbers: Any) -> Triple:
         return float(red), float(green), float(blue)
     except (TypeError, ValueError):
         raise ModelError(f"mean and std are three numbers each, one a channel, and not {numbers!r}") from None
+
+
+def _windows(asked: Any) -> tuple[Asked, ...]:
+    """Names and pairs of numbers, checked; lists from JSON become tuples. Nothing but the file's own is ()."""
+    try:
+        windows = tuple(one if isinstance(one, str) else (float(one[0]), float(one[1])) for one in asked)
+    except (TypeError, ValueError, IndexError):
+        raise ModelError(f"windows are names or [centre, width], and not {asked!r}") from None
+    return windows if resolve(windows) else ()
 
 
 def _digest(facts: tuple[Any, ...]) -> str:

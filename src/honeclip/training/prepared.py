@@ -112,7 +112,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
     image_frozen = "image" in stages.frozen_towers(clip, config.model.freeze)
     resolutions = resolution.take(clip, config, origin, image_frozen, say)
     how_texts = text_how(domain, domains.read_terms(domain, domains.term_folders(config.data.domain)))
-    clip.preprocess = clip.preprocess.with_rules(domain.image.resize, domain.image.fill, how_texts)
+    clip.preprocess = clip.preprocess.with_rules(domain.image, how_texts)
     everything = pairs.load(
         config.data.path,
         columns=config.data.columns,
