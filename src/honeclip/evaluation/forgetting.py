@@ -5,10 +5,11 @@ All in the selection score, on the same resampled queries. `choose` has the rule
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from honeclip.evaluation.answers import Metrics
 from honeclip.evaluation.gain import Score, apart
 from honeclip.evaluation.intervals import Figure
 
@@ -23,12 +24,13 @@ RULE = (
 
 @dataclass(frozen=True)
 class Sides:
-    """One model's scores on both splits of the run's data and of the other set."""
+    """One model's scores on both splits of the run's data and of the other set, and all METRICS by split."""
 
     val: Score
     test: Score
     other_val: Score
     other_test: Score
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Between:
                     "gain": gains[place],
                     "forgetting_score": getattr(one, f"other_{split}").figure(),
                     "forgetting": lost[place],
+                    "metrics": one.metrics.get(split),
                 }
         words = {"score": self.sides[0].val.words, "forgetting_score": self.sides[0].other_val.words}
         return {"rule": RULE, "chosen": self.alphas[self.chosen], "words": words, "points": points}

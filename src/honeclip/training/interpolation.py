@@ -17,6 +17,7 @@ from honeclip.evaluation.report import Report
 from honeclip.model.clip import Clip
 from honeclip.model.interpolate import between
 from honeclip.training.asked import Asked
+from honeclip.training.forgetting import told
 from honeclip.training.guard import Guard
 
 ALPHAS = tuple(tenth / 10 for tenth in range(11))
@@ -58,14 +59,11 @@ def sweep(
         clip = between(start, end, alpha)
         known = features.caches(clip, image="image" in frozen, text="text" in frozen)
         got = [one.report(clip, known) for one in asked]
-        sides.append(
-            Sides(
-                *(
-                    gain.scored(one.metrics, one.answers, of.domain, one.seed)
-                    for one, of in zip(got, asked, strict=True)
-                )
-            )
+        own, held, other, other_held = (
+            gain.scored(one.metrics, one.answers, of.domain, one.seed) for one, of in zip(got, asked, strict=True)
         )
+        metrics = {name: told(got[at].metrics, guard, got[at + 2].metrics) for at, name in enumerate(("val", "test"))}
+        sides.append(Sides(own, held, other, other_held, metrics))
         reports.append((got[1], got[3]))
         if progress:
             progress(number + 1, len(ALPHAS))

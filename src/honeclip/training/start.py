@@ -83,11 +83,19 @@ def scores(
     stored = folders.read_json(folder / SCORES)
     if stored is not None:
         return {int(size): Score(**one) for size, one in stored.items()}
+    out = measured(found, guard, optimizer, table)
+    folders.write_json(folder / SCORES, {str(size_px): asdict(one) for size_px, one in out.items()})
+    return out
+
+
+def measured(
+    found: Prepared, guard: Guard, optimizer: torch.optim.Optimizer, table: Sequence[Stage]
+) -> dict[int, Score]:
+    """As `scores`, without a folder."""
     clip = found.clip
     out = {}
     for size_px in dict.fromkeys(stage.size_px or clip.preprocess.size_px for stage in table):
         resolution.to_size(clip, optimizer, size_px, found.origin)
         caches = frozen.caches(found, stages.frozen_towers(clip, found.config.model.freeze))
         out[size_px] = measure(clip, guard.val, caches)
-    folders.write_json(folder / SCORES, {str(size_px): asdict(one) for size_px, one in out.items()})
     return out
