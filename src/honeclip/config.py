@@ -265,6 +265,18 @@ class Evaluate(Section):
     """`[evaluate]`: scores while training."""
 
     every: Steps = Field("10%", description="duration between evaluations on val")
+    forgetting_data: str = Field(
+        "", description="a data set whose scores must not fall, in any form that data.path takes"
+    )
+    forgetting_domain: str = Field("", description="domain of its prompts and its score (empty: that of the run)")
+    max_forgetting: Share = Field(
+        0.05,
+        description="by how much its selection score on val may fall below that of the start, 0 to 1 (1: never too much)",
+    )
+    on_forgetting: Literal["stop", "rewind"] = Field(
+        "stop",
+        description="above max_forgetting the run ends, or goes back to the last checkpoint within it with half the rate",
+    )
 
 
 class Checkpoint(Section):

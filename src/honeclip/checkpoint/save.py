@@ -25,6 +25,9 @@ FORMAT = 1
 """Of state.json and the files beside it; `load` refuses a newer one and would migrate an older one."""
 
 LATEST, BEST = "LATEST", "BEST"
+WITHIN = "WITHIN"
+"""The newest checkpoint to which a run may have to go back."""
+
 _STEP = re.compile(r"step-(\d{6,})")
 
 
@@ -50,14 +53,15 @@ class RunState:
     events_offset: int = 0
 
 
-def save(folder: Path, state: RunState, keep_last: int, best: bool = False) -> Path:
+def save(folder: Path, state: RunState, keep_last: int, best: bool = False, within: bool = False) -> Path:
     """Writes a checkpoint and makes it LATEST; deletes what is no longer needed.
 
     Args:
         folder: RUN/checkpoints; made where it is missing.
         state: what to write. A checkpoint of the same step is replaced.
-        keep_last: newest checkpoints kept, LATEST among them (at least 1); the one that BEST names is kept besides.
+        keep_last: newest checkpoints kept, LATEST among them (at least 1); those that BEST and WITHIN name are kept besides.
         best: make it BEST as well.
+        within: make it WITHIN as well.
 
     Returns:
         the checkpoint's folder, `folder / "step-000400"`.
@@ -77,6 +81,8 @@ def save(folder: Path, state: RunState, keep_last: int, best: bool = False) -> P
             # BEST first: killed between the two, the run goes on from the older LATEST and finds this best again.
             if best:
                 _point(folder, BEST, final.name)
+            if within:
+                _point(folder, WITHIN, final.name)
             _point(folder, LATEST, final.name)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -173,7 +179,7 @@ def _point(folder: Path, pointer: str, name: str) -> None:
 def _prune(folder: Path, step: int, keep_last: int) -> None:
     found = steps(folder)
     newest = [path.name for number, path in found.items() if number <= step][-max(1, keep_last) :]
-    kept = {*newest, named(folder, LATEST), named(folder, BEST)}
+    kept = {*newest, *(named(folder, one) for one in (LATEST, BEST, WITHIN))}
     for path in found.values():
         if path.name not in kept:
             path.rename(folder / f"{path.name}.partial-{os.getpid()}")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from honeclip.evaluation import sizes_page, wording
+from honeclip.evaluation import forgetting_page, sizes_page, wording
 from honeclip.evaluation.answers import Answers, Metrics, paired_difference
 from honeclip.evaluation.examples import Example
+from honeclip.evaluation.forgetting import Forgetting
 from honeclip.evaluation.robustness import Sizes
 from honeclip.evaluation.zeroshot import per_class
 from honeclip.pictures.charts import Dot, Series, dots, lines
@@ -89,6 +90,8 @@ def write(
     repeat: str = "",
     notes: Sequence[str] = (),
     pictures: bool = True,
+    forgetting: Forgetting | None = None,
+    differences: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `folder`/index.html (one self-contained file) and `folder`/report.json.
 
@@ -103,6 +106,8 @@ def write(
         repeat: the command; "" takes that of `after`.
         notes: what a reader must know, one sentence each.
         pictures: False leaves the example pictures out.
+        forgetting: what was won here and lost on another set.
+        differences: further sections of the paired difference.
 
     Returns:
         The path of index.html.
@@ -111,7 +116,10 @@ def write(
     weights = wording.at(after.metrics, ("selection", "weights"))
     difference = paired_difference(before.answers, after.answers, after.seed, weights) if before else None
     old = before.metrics if before else None
+    if difference is not None and differences:
+        difference = {**difference, **differences}
     found: dict[str, Any] = {"before": old, "after": after.metrics, "difference": difference}
+    found["selection"] = forgetting.to_json() if forgetting else None
     stored = {**{name: value for name, value in found.items() if value is not None}, "environment": environment}
     data = str(after.metrics["data"])
     sections = [
@@ -130,6 +138,7 @@ def write(
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),
         sizes=sizes_page.page(after.sizes, pictures=pictures) if after.sizes else None,
+        forgetting=forgetting_page.page(forgetting, events) if forgetting else None,
         sections=sections,
         repeat=repeat or after.repeat,
         method=wording.METHOD,

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,16 @@ def read(path: Path) -> list[dict[str, Any]]:
         if isinstance(event, dict):
             events.append(event)
     return events
+
+
+def course(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The events of the steps that a run kept: what a later `rewind` event took back is left out, and it stays."""
+    kept: list[Mapping[str, Any]] = []
+    for event in events:
+        if event.get("event") == "rewind":
+            kept = [one for one in kept if one.get("step", 0) <= event["step"]]
+        kept.append(event)
+    return kept
 
 
 def plain(value: Any) -> Any:

@@ -63,7 +63,8 @@ _STYLE: Any = {
 class Series:
     """One line: its name and points; `colour` is the number of a series colour of the page, None a dashed grey line.
 
-    `intervals` are (low, high) of each point, drawn as an upright line through it; () draws none.
+    `intervals` are (low, high) of each point, drawn as an upright line through it; () draws none. `labels` stand beside the
+    points, those of a series that is not thinned.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Series:
     y: Sequence[float]
     colour: int | None = 0
     intervals: Sequence[tuple[float, float]] = ()
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,16 @@ def lines(
             axes.plot(
                 x, y, "--" if one.colour is None else "-", color=colour, label=one.name, marker=dots, markersize=3.5
             )
+            for label, at, height in zip(one.labels, x, y, strict=False):
+                axes.annotate(
+                    label,
+                    (at, height),
+                    (4, -9),
+                    textcoords="offset points",
+                    color=SOFT,
+                    fontsize=7,
+                    annotation_clip=False,
+                )
         if ticks:
             axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
         elif log_x:

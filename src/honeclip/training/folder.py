@@ -66,6 +66,16 @@ class RunFolder:
         return self.path / "before.json"
 
     @property
+    def start(self) -> Path:
+        """What the run began with, where it looks at forgetting: the weights that learn, and the scores of the start."""
+        return self.path / "start"
+
+    @property
+    def interpolated(self) -> Path:
+        """A model between the start and RUN/model, where the run looks at forgetting."""
+        return self.path / "interpolated"
+
+    @property
     def choice_file(self) -> Path:
         """The sizes that `resolution.stages = "auto"` took, and why."""
         return self.path / "sizes.json"
@@ -79,7 +89,7 @@ class RunFolder:
     def parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
         files = (self.config_file, self.events_file, self.result_file, self.before_file, self.choice_file)
-        return (self.checkpoints, self.model, self.report, *files)
+        return (self.checkpoints, self.model, self.interpolated, self.report, self.start, *files)
 
     @property
     def is_run(self) -> bool:
@@ -207,17 +217,29 @@ def _put_back(folder: RunFolder) -> None:
 
 def absolute(config: Config) -> Config:
     """The config with every path absolute, so that a run goes on from whatever folder it is resumed in."""
-    data, model = config.data, config.model
-    domain = str(Path(data.domain).expanduser().absolute()) if data.domain.endswith(".toml") else data.domain
+    data, model, evaluate = config.data, config.model, config.evaluate
     source = Path(model.source).expanduser()
     return config.model_copy(
         update={
-            "data": data.model_copy(
-                update={"path": str(Path(data.path).expanduser().absolute()) if data.path else "", "domain": domain}
+            "data": data.model_copy(update={"path": _absolute(data.path), "domain": _domain(data.domain)}),
+            "evaluate": evaluate.model_copy(
+                update={
+                    "forgetting_data": _absolute(evaluate.forgetting_data),
+                    "forgetting_domain": _domain(evaluate.forgetting_domain),
+                }
             ),
             "model": model.model_copy(update={"source": str(source.absolute()) if source.is_dir() else model.source}),
         }
     )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
+def _domain(name: str) -> str:
+    """A domain's name, or where it is a file its absolute path."""
+    return _absolute(name) if name.endswith(".toml") else name
 
 
 def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[str], file: Path | None) -> Config:

@@ -23,8 +23,10 @@ from honeclip.monitoring.terminal import Progress
 from honeclip.preprocess import language
 from honeclip.preprocess.rules import text_how
 from honeclip.sizes import SizeStage
+from honeclip.training import guard as guards
 from honeclip.training import objective, planning, resolution, stages
 from honeclip.training.asked import Asked
+from honeclip.training.guard import Guard
 
 Say = Callable[[str], None]
 
@@ -48,6 +50,7 @@ class Prepared:
         origin: position tables of the model as it was loaded.
         resolutions: sizes of the images over the run, each one that the tower takes; none for a run of one size.
         before_seconds: what a length in minutes has to leave room for beside the steps; 0 where it counts the steps alone.
+        guard: what must not be forgotten; None where nothing is named.
     """
 
     config: Config
@@ -64,6 +67,7 @@ class Prepared:
     origin: Origin
     resolutions: tuple[SizeStage, ...] = ()
     before_seconds: float = 0.0
+    guard: Guard | None = None
 
     def asked(self, split: str) -> Asked:
         """What the model is measured on, for val and test."""
@@ -99,6 +103,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
             "learned: set memory.micro_batch, or leave train.accumulation=exact"
         )
     objective.check(config.loss)
+    guards.check(config)
     imports_bytes = resident.now_bytes()
     where = detect.choose(device)
     how = _right_precision(where, config.train.precision, say)
@@ -146,6 +151,7 @@ def prepare(config: Config, device: str, say: Say, progress: Progress) -> Prepar
         begins_tuned=clip.domain is not None,
         origin=origin,
         resolutions=resolutions,
+        guard=guards.load(config, domain, progress.counter("looking at what must not be forgotten")),
     )
     _introduce(found, say)
     return found
@@ -202,3 +208,10 @@ def _introduce(found: Prepared, say: Say) -> None:
             f"{config.model.source} begins unaligned: its two towers have never met, so scores start at chance. With a "
             "network, begin with a real CLIP instead: --model ViT-B-32:datacomp_xl_s13b_b90k"
         )
+    if guard := found.guard:
+        counts = f"{len(guard.val.pairs)} {guard.val.split}, {len(guard.test.pairs)} {guard.test.split}"
+        say(f"not to be forgotten: {guard.name} ({counts}), by at most {guard.limit:g} of its selection score")
+        for note in guard.notes:
+            say(f"note: {note}")
+        if found.begins_unaligned:
+            say(f"note: {guards.NOTHING_TO_FORGET.format(name=guard.name)}")

@@ -18,6 +18,7 @@ from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import choice, planning, resolution, setup, stages
 from honeclip.training import folder as folders
+from honeclip.training import start as starts
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
@@ -26,6 +27,7 @@ from honeclip.training.prepared import Prepared, Say, prepare
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
 from honeclip.training.state import Position, restore, stored_size
+from honeclip.training.validation import Score
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,12 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     # 1. where it stands, and what the model got before its first step
     newest = checkpoints.latest_good(folder.checkpoints, say)
     state = checkpoints.read(newest) if newest else None
-    before = setup.score_before(prepared, folder, progress)
+    before = setup.score_before(prepared, prepared.asked("test"), folder.before_file, progress)
+    guard = prepared.guard
+    known_before = None
+    if guard is not None:
+        file = folder.start / "before.json"
+        known_before = setup.score_before(prepared, guard.test, file, progress)
     # 2. features of bodies that are frozen for a while or for good
     frozen = stages.frozen_towers(clip, config.model.freeze)
     known = Known(progress)
@@ -143,6 +150,11 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     for stage in table if state is None and prepared.resolutions else ():
         # a size that does not fit the memory, or the loss, comes out now and not after hours; plans are measured once
         setup.enter(prepared, learner, stage, known, None)
+    begun: dict[int, Score] = {}
+    if guard is not None:
+        if state is None:
+            starts.keep(folder.start, clip, learner.optimizer)
+        begun = starts.scores(folder.start, prepared, guard, learner.optimizer, table)
     if first := table[0].resolution:
         size_px = stored_size(state) if state else first.size_px
         resolution.to_size(clip, learner.optimizer, size_px, prepared.origin)
@@ -161,7 +173,10 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
             say,
             progress,
             seconds,
+            begun,
         )
+        if guard is not None and not session.looks(total):
+            say(f"nothing is scored between steps, so evaluate.max_forgetting = {guard.limit:g} cannot end this run")
         if state is None:
             position = session.first_score(learner, position)
         else:
@@ -169,8 +184,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
             say(f"going on after step {position.step} of {total}")
         position = session.train(learner, position, state)
     # 5. the model that is handed over, and what it won
-    asked = prepared.asked("test")
-    after = finish(folder, config, asked, before, prepared.device, say, prepared.begins_unaligned, frozen)
+    before, after = finish(folder, prepared, before, known_before, position, frozen, say, progress)
     run = Run(
         folder=folder.path,
         steps=position.step,

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from honeclip.checkpoint.save import LATEST, RunState, named, save
+from honeclip.checkpoint import load as checkpoints
+from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named, save
 from honeclip.device.memory import PeakMeter
 from honeclip.embedding.features import Features as Caches
-from honeclip.errors import Interrupted, NonFiniteError
+from honeclip.errors import Interrupted, NonFiniteError, RunError
+from honeclip.evaluation.answers import Metrics
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
+from honeclip.training import forgetting, mining, resolution, setup, stages
 from honeclip.training import frozen as features
-from honeclip.training import mining, resolution, setup, stages
 from honeclip.training.asked import Asked
 from honeclip.training.folder import RunFolder
+from honeclip.training.forgetting import Seen, Starts
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, Step, train
 from honeclip.training.prepared import Prepared, Say
 from honeclip.training.resolution import Resolution
 from honeclip.training.signals import Stop
 from honeclip.training.stages import Stage
-from honeclip.training.state import Position, capture, sizes_begun, stored_plan
+from honeclip.training.state import Position, capture, restore, sizes_begun, stored_plan
 from honeclip.training.validation import judge, measure
 
 SAVE_SHARE_S = 60.0
 """A `checkpoint.every` that is a share of the run saves not oftener than this many seconds."""
+
+MOST_REWINDS = 3
+"""How often a run goes back because it forgets too much; each time at half the rate, so the last at an eighth."""
+
+RATE_AFTER_REWIND = 0.5
+"""Factor on the learning rate with each time that a run goes back."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Session:
     say: Say
     progress: Progress
     seconds: float | None
+    starts: Starts = field(default_factory=dict)
 
     def every(self, duration: str | int, total: int) -> int:
         """A duration of the config in steps."""
@@ -52,14 +63,19 @@ class Session:
 
     def first_score(self, learner: Learner, position: Position) -> Position:
         """The score on val before the first step, where the run looks at val at all."""
-        every = self.every(self.prepared.config.evaluate.every, position.total_steps)
-        if not len(self.val.pairs) or not 0 < every <= position.total_steps:
+        if not self.looks(position.total_steps):
             return position
         found = measure(learner.clip, self.val, self.caches())
         size_px = learner.clip.preprocess.size_px
+        guard = self.prepared.guard
+        start = forgetting.judged(guard, self.starts[size_px], self.starts[size_px]) if guard else None
         said = {"score": found.value, "words": found.words, "size_px": size_px, "metrics": found.metrics}
-        self.log.append("evaluation", step=0, split="val", **said)
+        self.log.append("evaluation", step=0, split="val", **{**said, **self._guarded(found.metrics, start)})
         return replace(position, start_score=found.value)
+
+    def looks(self, total: int) -> bool:
+        """Whether the run looks at val between its steps."""
+        return len(self.val.pairs) > 0 and 0 < self.every(self.prepared.config.evaluate.every, total) <= total
 
     def train(self, learner: Learner, position: Position, state: RunState | None) -> Position:
         """Every step that is left, stage by stage."""
@@ -81,14 +97,20 @@ class Session:
             plan = stored_plan(state, stage.start, config.memory) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             factor = stages.rate(table, config.train, position.total_steps, self.prepared.steps_per_epoch, self.seconds)
-            learner = replace(learner, factor=factor)
+            learner = replace(learner, factor=_slower(factor, position.rewinds))
             folders.begun(self.folder)
             size = f" at {seen.size_px} px" if seen else ""
             self.say(f"steps {position.step + 1} to {stage.stop}{size}: {learner.plan.reason}")
             phase, _ = stages.phase(table, stage)
-            position, go_on = self._stage(learner, position, stage, phase)
-            if not go_on:
+            if position.step == 0 and self._may_go_back(position):
+                kept = capture(learner, position, self.log.offset, stage, phase)
+                save(self.folder.checkpoints, kept, config.checkpoint.keep_last, within=True)
+            position, then = self._stage(learner, position, stage, phase)
+            if then == "end":
                 break
+            if then == "back":
+                position, state = self._back(learner, position)
+                self._leave_if_asked(position)
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
@@ -131,14 +153,18 @@ class Session:
             start_score=position.start_score if same else None,
         )
 
-    def _stage(self, learner: Learner, position: Position, stage: Stage, phase: int) -> tuple[Position, bool]:
-        """The steps of one stage, or up to a plateau; False at the end where the run is to end early."""
+    def _stage(
+        self, learner: Learner, position: Position, stage: Stage, phase: int
+    ) -> tuple[Position, Literal["on", "end", "back"]]:
+        """The steps of one stage, or up to a plateau, and what is next: the stage after it, the run's end before its time,
+        or the last checkpoint that had not forgotten too much."""
         config = self.prepared.config
         caches = self.caches()
         evaluate_every = self.every(config.evaluate.every, position.total_steps)
         save_every = self.every(config.checkpoint.every, position.total_steps)
         save_after_s = SAVE_SHARE_S if parse(config.checkpoint.every).unit == "percent" else 0.0
-        looks = len(self.val.pairs) > 0 and 0 < evaluate_every <= position.total_steps
+        looks = self.looks(position.total_steps)
+        keep_best = config.checkpoint.keep_best or self.prepared.guard is not None  # LATEST may have forgotten too much
         batches = mining.batches(self.prepared, learner, stage, position.step)
         saved = time.monotonic()
         self.stop.waits = True
@@ -149,26 +175,67 @@ class Session:
                 learner = replace(learner, plan=step.plan)
                 position = self._stepped(learner, step, position, seconds, meter)
                 last = step.number == position.total_steps
-                best = False
+                best = within = False
                 if looks and (step.number % evaluate_every == 0 or last):
-                    position, best = self._evaluated(learner, position, caches)
+                    position, best, seen = self._evaluated(learner, position, caches)
+                    if seen is not None and not seen.within and self._may_go_back(position):
+                        return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), "back"
+                    position = replace(position, forgot=seen is not None and not seen.within)
+                    within = seen is not None and seen.within and self._may_go_back(position)
                 end = last or self._gives_up(position, stage)
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
-                if due or best or end or self.stop.wanted:
+                if due or best or within or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
                     kept = capture(learner, position, self.log.offset, stage, phase)
-                    save(
-                        self.folder.checkpoints, kept, config.checkpoint.keep_last, best and config.checkpoint.keep_best
-                    )
+                    save(self.folder.checkpoints, kept, config.checkpoint.keep_last, best and keep_best, within)
                     saved = time.monotonic()
                 self._leave_if_asked(position)
                 if end and not last:
-                    self.say(f"ended after step {step.number}: {position.worse} evaluations without a better score")
-                    return position, False
+                    worse = f"{position.worse} evaluations without a better score"
+                    self.say(f"ended after step {step.number}: {'too much is forgotten' if position.forgot else worse}")
+                    return position, "end"
                 if _plateau(position, stage):
                     break
                 started = time.perf_counter()
-        return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), True
+        return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), "on"
+
+    def _may_go_back(self, position: Position) -> bool:
+        rewinds = self.prepared.guard is not None and self.prepared.config.evaluate.on_forgetting == "rewind"
+        return rewinds and self.looks(position.total_steps) and position.rewinds < MOST_REWINDS
+
+    def _back(self, learner: Learner, position: Position) -> tuple[Position, RunState]:
+        """The last checkpoint that had not forgotten too much, written anew as one from which the rate is half as high.
+
+        A process that is killed before that goes on from an older checkpoint and comes to this point again.
+        """
+        name = named(self.folder.checkpoints, WITHIN)
+        assert name is not None  # one is written before the first step
+        path = self.folder.checkpoints / name
+        if faults := checkpoints.verify(path):
+            raise RunError(f"the run forgets too much and would go back, but checkpoint {name} is damaged: {faults[0]}")
+        state = checkpoints.read(path)
+        rewinds = position.rewinds + 1
+        before = restore(state, learner, position.total_steps)
+        self.log.append("rewind", step=before.step, from_step=position.step, rewinds=rewinds)
+        share = RATE_AFTER_REWIND**rewinds
+        self.say(
+            f"back from step {position.step} to step {before.step}, with {share:g} of the learning rate "
+            f"({rewinds} of {MOST_REWINDS} times)"
+        )
+        # what was spent stays spent
+        position = replace(
+            before,
+            rewinds=rewinds,
+            elapsed_s=position.elapsed_s,
+            samples=position.samples,
+            peak_bytes=position.peak_bytes,
+        )
+        spent = {"samples": position.samples, "peak_bytes": position.peak_bytes, "rewinds": rewinds}
+        state = replace(
+            state, json={**state.json, **spent}, elapsed_s=position.elapsed_s, events_offset=self.log.offset
+        )
+        save(self.folder.checkpoints, state, self.prepared.config.checkpoint.keep_last)
+        return position, state
 
     def _leave_if_asked(self, position: Position) -> None:
         """Ends the process where a signal asked for it; the position was saved."""
@@ -219,9 +286,12 @@ class Session:
         )
         return position
 
-    def _evaluated(self, learner: Learner, position: Position, caches: Caches) -> tuple[Position, bool]:
+    def _evaluated(self, learner: Learner, position: Position, caches: Caches) -> tuple[Position, bool, Seen | None]:
+        """The position after an evaluation, whether it is the best so far, and what was forgotten where that is asked."""
+        guard = self.prepared.guard
         try:
             found = measure(learner.clip, self.val, caches)
+            seen = forgetting.look(guard, learner.clip, caches, self.starts) if guard else None
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
@@ -229,22 +299,32 @@ class Session:
             ) from None
         if self.prepared.device.backend != "cpu":
             self.prepared.device.empty_cache()  # the shapes of an evaluation do not come again (docs/mps.md, rule 18)
-        position, best, said = judge(position, found)
-        self.log.append(
-            "evaluation",
-            step=position.step,
-            split="val",
-            score=found.value,
-            words=found.words,
-            best=best,
-            size_px=learner.clip.preprocess.size_px,
-            metrics=found.metrics,
-        )
+        position, best, said = judge(position, found, seen is None or seen.within)
+        what = {
+            "score": found.value,
+            "words": found.words,
+            "best": best,
+            "size_px": learner.clip.preprocess.size_px,
+            "metrics": found.metrics,
+        }
+        self.log.append("evaluation", step=position.step, split="val", **{**what, **self._guarded(found.metrics, seen)})
         if said:
             self.say(said)
-        return position, best
+        if guard and seen and not seen.within:
+            self.say(f"step {position.step}: {seen.words}: more than evaluate.max_forgetting = {guard.limit:g} is lost")
+        return position, best, seen
+
+    def _guarded(self, metrics: Metrics, seen: Seen | None) -> dict[str, Any]:
+        """What an evaluation event says of the guard."""
+        guard = self.prepared.guard
+        if guard is None or seen is None:
+            return {}
+        told = forgetting.told(metrics, guard, seen.metrics)
+        return {"forgetting": seen.forgotten, "within": seen.within, "metrics": told}
 
     def _gives_up(self, position: Position, stage: Stage) -> bool:
+        if position.forgot:
+            return True
         patience = self.prepared.config.train.patience
         last = stage.resolution is None or stage.resolution.last
         return bool(patience) and last and position.worse >= patience
@@ -254,6 +334,11 @@ class Session:
 
     def _last_good(self) -> str:
         return named(self.folder.checkpoints, LATEST) or "none yet"
+
+
+def _slower(factor: Callable[[int], float], rewinds: int) -> Callable[[int], float]:
+    """The rate of a run that went back so often."""
+    return (lambda step: RATE_AFTER_REWIND**rewinds * factor(step)) if rewinds else factor
 
 
 def _plateau(position: Position, stage: Stage) -> bool:

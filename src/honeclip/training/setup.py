@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,8 @@ from honeclip.stepping.plan import NO_PLAN, Plan
 from honeclip.training import folder as folders
 from honeclip.training import frozen, objective, optimizer, planning, resolution, stages
 from honeclip.training.aims import aims as training_aims
+from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
-from honeclip.training.folder import RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, exact_step, gradient_scaler, text_share
 from honeclip.training.planning import Subject
@@ -45,20 +46,19 @@ PROBE_STEPS = 1000
 """Stands for a run's length while that is being worked out."""
 
 
-def score_before(found: Prepared, folder: RunFolder, progress: Progress) -> Report | None:
-    """What the model gets on test before the first step; kept in the run folder, so that a resumed run asks once.
+def score_before(found: Prepared, asked: Asked, file: Path, progress: Progress) -> Report | None:
+    """What the model gets on a test split before the first step; kept in the run folder, so that a resumed run asks once.
 
     None where the data has no test split.
     """
-    stored = folders.read_json(folder.before_file)
+    stored = folders.read_json(file)
     if stored is not None:
         return Report.from_json(stored)
-    asked = found.asked("test")
     if not len(asked.pairs):
         return None
     known = frozen.caches(found, stages.frozen_towers(found.clip, found.config.model.freeze))
-    report = asked.report(found.clip, known, progress=progress.counter("scoring the start"))
-    folders.write_json(folder.before_file, report.to_json())
+    report = asked.report(found.clip, known, progress=progress.counter(f"scoring the start on {asked.data_name}"))
+    folders.write_json(file, report.to_json())
     return report
 
 

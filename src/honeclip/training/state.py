@@ -35,6 +35,8 @@ class Position:
         worse: evaluations since the best one.
         peak_bytes: the largest peak of memory seen.
         samples: pairs that went through a step.
+        rewinds: how often the run went back because it forgot too much.
+        forgot: whether the model has forgotten more than it may, and the run ends.
     """
 
     step: int
@@ -45,6 +47,8 @@ class Position:
     worse: int = 0
     peak_bytes: int = 0
     samples: int = 0
+    rewinds: int = 0
+    forgot: bool = False
 
 
 def capture(learner: Learner, position: Position, events_offset: int, stage: Stage, phase: int) -> RunState:
@@ -78,6 +82,8 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
             "worse": position.worse,
             "peak_bytes": position.peak_bytes,
             "samples": position.samples,
+            "rewinds": position.rewinds,
+            "forgot": position.forgot,
             "stage": stage.start,
             "sizes": list(stage.resolution.starts) if stage.resolution else [],
             "phase": phase,
@@ -117,6 +123,8 @@ def restore(state: RunState, learner: Learner, total_steps: int) -> Position:
         worse=stored["worse"],
         peak_bytes=stored["peak_bytes"],
         samples=stored["samples"],
+        rewinds=stored.get("rewinds", 0),
+        forgot=stored.get("forgot", False),
     )
 
 

@@ -28,9 +28,15 @@ def measure(clip: Clip, asked: Asked, features: Features) -> Score:
     return Score(value, words, report.metrics)
 
 
-def judge(position: Position, found: Score) -> tuple[Position, bool, str]:
-    """The position after an evaluation, whether it is the best so far, and a sentence where something is to be said."""
-    best = position.best_score is None or found.value > position.best_score
+def judge(position: Position, found: Score, within: bool = True) -> tuple[Position, bool, str]:
+    """The position after an evaluation, whether it is the best so far, and a sentence where something is to be said.
+
+    Args:
+        position: before it.
+        found: the score on val.
+        within: whether the model has forgotten no more than it may; otherwise it cannot be the best.
+    """
+    best = within and (position.best_score is None or found.value > position.best_score)
     after = replace(
         position,
         best_score=found.value if best else position.best_score,

@@ -42,6 +42,9 @@ NAME = "honeclip"
 GIVEN = "as given"
 """Marks the trial that changes nothing."""
 
+FORGOT = "forgot"
+"""Marks a trial of which no evaluation kept within `evaluate.max_forgetting`: `fit` would hand over the start."""
+
 CONFIG = "config"
 """Of the study's attributes: the config as given, whole."""
 
@@ -207,7 +210,9 @@ class _Search:
         """The best trial, and it and the config as given side by side on test."""
         best = self._best()
         if best is None:
-            raise RunError(f"no trial of the study in {self.folder} has ended; go on with more --trials")
+            forgot = sum(bool(trial.user_attrs.get(FORGOT)) for trial in self.study.trials)
+            why = f" ({forgot} forgot more than evaluate.max_forgetting allows)" if forgot else ""
+            raise RunError(f"no trial of the study in {self.folder} has ended{why}; go on with more --trials")
         overrides: Overrides = best.user_attrs.get("overrides", {})
         asked = self.bench.prepared.asked("test")
         reports: list[Report | None] = [None, None]
@@ -225,10 +230,15 @@ class _Search:
         trial.set_user_attr("overrides", overrides)
         tried = attempt(self.bench, self._config(overrides))
         for number, scored in enumerate(tried.scores()):
+            if scored.best is None:
+                continue
             trial.report(scored.best, number)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        assert tried.best is not None
+        if tried.best is None:
+            # no penalty on the score: that would need a rate of exchange between two data sets, which nobody has given
+            trial.set_user_attr(FORGOT, True)
+            raise optuna.TrialPruned
         return tried.best
 
     def _config(self, overrides: Overrides) -> Config:
@@ -316,7 +326,8 @@ def changes_in_words(trial: optuna.trial.FrozenTrial) -> str:
 
 def _line(trial: optuna.trial.FrozenTrial, done: int, trials: int) -> str:
     score = f"{trial.value:.4f}" if trial.state == TrialState.COMPLETE else trial.state.name.lower()
-    return f"trial {trial.number} ({done} of {trials}): {score} on val; {changes_in_words(trial)}"
+    forgot = ", forgot too much" if trial.user_attrs.get(FORGOT) else ""
+    return f"trial {trial.number} ({done} of {trials}): {score} on val{forgot}; {changes_in_words(trial)}"
 
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
