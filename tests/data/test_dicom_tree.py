@@ -98,6 +98,14 @@ def test_slices_are_ordered_in_space_else_by_number_else_by_name(tmp_path):
     assert middle("a place is missing", [*({**a, **b} for a, b in zip(places, numbers, strict=True)), {}]) == 3
 
 
+def test_views_of_a_radiograph_are_no_slices(tmp_path):
+    for at in range(3):
+        (tmp_path / f"{at}.dcm").write_bytes(slice_of(Modality="DX", SeriesInstanceUID="1.2", InstanceNumber=at))
+    done = prepare(tmp_path, tmp_path / "out", reports=Join(table(tmp_path / "r.csv", ["A1,two views and a third"])))
+    assert done.rows == 3
+    assert len({row["series"] for row in written(tmp_path / "out")}) == 1
+
+
 def test_bad_files_fail_alone_with_their_reasons(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
