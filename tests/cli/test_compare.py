@@ -176,3 +176,17 @@ def test_bad_input_exits_2_before_anything_is_embedded(command, tiny, words, wro
     assert says in err
     assert " on words " not in err, "the title of the progress of embedding"
     assert "Traceback" not in err
+
+
+def test_a_field_that_selects_by_labels_compares_and_shows_labels(command, tiny, runs, shapes, tmp_path):
+    arguments = ("--data", shapes, "--device", "cpu", "--split", "train", "--domain", "industrial")
+    code, out, _ = command("compare", tiny, runs[0], *arguments, "--out", tmp_path, "--json")
+    assert code == 0
+    found = json.loads(out)
+    for one in found["matrix"]:
+        assert one["score"]["words"] == "zero-shot balanced accuracy"
+        assert one["score"]["value"] == pytest.approx(one["metrics"]["zeroshot"]["balanced_accuracy"]["value"])
+    page = Text((tmp_path / "index.html").read_text())
+    assert "one model's label is right and another's wrong" in page.words
+    assert "54 pictures, 4 classes, chance 0.250" in page.words
+    assert "a red circle" not in page.words, "labels are what was asked for"

@@ -45,7 +45,7 @@ def write(found: Comparison, folder: Path, *, pictures: bool = True) -> Path:
         matrices.append(matrix(found, "accuracy", tuple(labelled)))
     page = render(
         "compare.html",
-        title=f"{len(found.models)} models on {len(found.data)} data sets",
+        title=f"{_count(len(found.models), 'model')} on {_count(len(found.data), 'data set')}",
         verdict=verdict(found),
         facts_line=f"against {found.against} · the {found.split} splits · {found.environment['device']}",
         notes=found.notes,
@@ -144,7 +144,7 @@ def _heat(found: Comparison, what: str, data: tuple[DataSet, ...]) -> str:
     most = max((abs(change.figure["value"]) for change in known), default=0.0) or 1.0
     fields = [[_field(cell, what, most) for cell in row] for row in cells]
     names = [_short(model) for model in found.models]
-    return heat(names, [_short(one.name, 18) for one in data], fields, says=verdict(found))
+    return heat(names, [_short(one.name, 22) for one in data], fields, says=verdict(found))
 
 
 def _field(cell: Cell, what: str, most: float) -> Field:
@@ -219,6 +219,10 @@ def _has_labels(found: Comparison, data: DataSet) -> bool:
 
 def _short(name: str, length: int = NAME_LENGTH) -> str:
     return name if len(name) <= length else "…" + name[-length + 1 :]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _signed(value: float) -> str:

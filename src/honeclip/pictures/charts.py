@@ -231,7 +231,7 @@ def heat(rows: Sequence[str], columns: Sequence[str], fields: Sequence[Sequence[
         says: one sentence for those who cannot see the chart.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(max(WIDTH, 1.2 + 1.4 * len(columns)), 0.7 + 0.42 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(max(WIDTH, 1.2 + 1.6 * len(columns)), 0.7 + 0.42 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for y, row in enumerate(fields):
             for x, one in enumerate(row):
