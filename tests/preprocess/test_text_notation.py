@@ -167,8 +167,9 @@ def test_the_rules_are_idempotent_never_empty_a_text_and_lose_nothing(name, text
     assert apply(once, how) == once
     assert bool(once) == bool(apply(text, TextHow()))
     assert not digits(text) - digits(once), "a number was lost"
-    assert not words(text, _NEGATIONS) - words(once, _NEGATIONS)
-    assert not words(text, _SIDES) - words(once, _SIDES)
+    # a formula or ℃ that was glued to a word is letters then, so that the word no longer stands free: left$H_2O$
+    there = Counter({word: once.lower().count(word) for word in (*_NEGATIONS, *_SIDES)})
+    assert not words(text, _NEGATIONS + _SIDES) - there
 
 
 @given(text=TEXTS)
