@@ -14,6 +14,7 @@ from honeclip.embedding.embed import embed
 from honeclip.embedding.features import Features, caches, distinct, image_features, text_features
 from honeclip.errors import DataError
 from honeclip.model import towers
+from honeclip.preprocess.rules import TextHow
 
 
 def parts(cache: str):
@@ -197,3 +198,21 @@ def test_distinct_is_the_first_row_of_each_in_their_order():
     first, place = distinct(np.array([7, 3, 7, 9, 3, 1]))
     assert first.tolist() == [0, 1, 3, 5]
     assert place.tolist() == [0, 1, 0, 2, 1, 3]
+
+
+def test_features_of_captions_are_kept_by_their_words_after_the_text_rules(clip, counting):
+    how = TextHow(("units",), replace=(("gap", "gap gap"),))  # the last changes its own result again
+    plain = caches(clip).text
+    clip.preprocess = replace(clip.preprocess, text=how)
+    captions = ["a gap of 0,05mm", "a rib", "a gap of 0.05 mm"]
+    with counting(clip) as seen:
+        found = text_features(clip, captions)
+    assert sum(seen.texts) == 2
+    assert caches(clip).text != plain
+    with torch.no_grad():
+        expected = torch.cat([towers.text_tower(clip).body(clip.preprocess.texts([text])) for text in captions])
+    assert (found - expected).abs().max() < 1e-5
+    assert torch.equal(found[0], found[2])
+    with counting(clip) as seen:
+        assert torch.equal(text_features(clip, captions[::-1]), found[[2, 1, 0]])
+    assert seen.texts == []

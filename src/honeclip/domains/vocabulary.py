@@ -145,7 +145,8 @@ class Terms:
     def expansions(self) -> dict[str, str]:
         """Each abbreviation that may be written out, and its plural -> the term's name, and that in the plural.
 
-        One whose term holds an abbreviation itself is left out, for nothing would be gained.
+        One whose term holds an abbreviation itself is left out, for nothing would be gained. Names of methods, which end
+        in -ing, -is or -y, have no plural: "MRIs" stays.
         """
         short_names = {one for term in self.entries for one in term.abbreviations}
         kept = {*self.as_written} | {
@@ -155,7 +156,11 @@ class Terms:
             for one in term.abbreviations
         }
         found = {one: term.name for term in self.entries for one in term.abbreviations if one not in kept}
-        several = {plural(one, short=True): plural(name) for one, name in found.items() if one[-1].isupper()}
+        several = {
+            plural(one, short=True): plural(name)
+            for one, name in found.items()
+            if one[-1].isupper() and not name.endswith(("ing", "y"))
+        }
         return {**{one: name for one, name in several.items() if one not in short_names}, **found}
 
     @cached_property

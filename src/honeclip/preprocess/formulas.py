@@ -29,7 +29,7 @@ _SIGNS = {
 }  # fmt: skip
 _COMMANDS = _GREEK | _SIGNS
 _COMMAND = re.compile(r"\\([A-Za-z]+)(?![A-Za-z])")
-_MICRO_COMMAND = re.compile(r"\\mu(?![A-Za-z])\s*(?=\\?[A-Za-z])")
+_MICRO_COMMAND = re.compile(r"\\(?:mu|textmu|micro)(?![A-Za-z])\s*(?=\\?[A-Za-z])")
 _GREEK_THEN_LETTER = re.compile(rf"\\({_GREEK_NAMES})(?![A-Za-z])\s+(?=[A-Za-z\\_^])")
 _SIZED = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg)[lr]?\s?(?=[()\[\]|/<>])")
 _SPACES = re.compile(r"\\[,;: ]")

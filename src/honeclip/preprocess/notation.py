@@ -19,12 +19,11 @@ _TYPED_MICRO = "um|ug|uL|ul|uM|uV|uA"
 """What keyboards make of µ; only behind a number, for "um" is a word elsewhere."""
 
 _NUMBER = r"\d+(?:[.,]\d+)*"
-_CHAIN = rf"{_NUMBER}(?:\s?[-–x×±/]\s?{_NUMBER}){{0,3}}"
-_FREE = r"(?:(?<![\w.,])(?<![^\W\d_][-/.])|(?<=\d[x×]))"
-"""Before a number that is no part of a name: not the 12 of AB12, AB-12 or A.12; but the 20 of M8x20."""
+_FREE_NUMBER = r"\d(?:(?<![\w.,]\d)(?<![^\W\d_][-/.]\d)|(?<=\d[x×]\d))\d*(?:[.,]\d+)*"
+"""A number that is no part of a name: not the 12 of AB12, AB-12 or A.12; but the 20 of M8x20."""
 
 _QUANTITY = re.compile(
-    rf"{_FREE}(?P<chain>{_CHAIN})"
+    rf"(?P<chain>{_FREE_NUMBER}(?:\s?[-–x×±/]\s?{_NUMBER}){{0,3}})"
     rf"(?:\s?(?P<unit>{_UNITS}|{_TYPED_MICRO})|\s(?P<letter>[mgLlVAWNKT]))"
     r"(?P<power>\^\{?-?[23]\}?|⁻?[²³]|(?<=m)[23])?(?![\w^{²³])"
 )
@@ -33,7 +32,8 @@ _NAME_CHARACTERS = 40  # looked back for one
 _DIGIT = re.compile(r"\d")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+),(\d+)(?![\d.,]*\d)")
 _MICRO = re.compile(rf"[μµ](?P<unit>(?:{_AFTER_MICRO})(?![^\W\d_]))?")
-_DEGREES = re.compile(rf"(?:(?P<number>{_FREE}{_NUMBER})\s?)?(?:[°º˚]|(?<=[\d\s])deg\.?)\s?(?P<scale>[CF])(?![\w'’-])")
+_MAY_BE_DEGREES = re.compile(r"[°º˚]|deg(?![a-z])")
+_DEGREES = re.compile(rf"(?:(?P<number>{_FREE_NUMBER})\s?)?(?:[°º˚]|(?<=[\d\s])deg\.?)\s?(?P<scale>[CF])(?![\w'’-])")
 _MINUS = re.compile(r"(?<![\w)\]}])−(?=\d)")
 _PERCENT = re.compile(r"(?<=\d) (?=%)")
 
@@ -43,11 +43,12 @@ _BEFORE_A_TOLERANCE = re.compile(r"(?<![\w.,])\d+,\d+(?= ?±)")
 _TOLERANCE = re.compile(r"(?<=±)\d+,\d+(?![\d.,]*\d)")
 
 _THREAD = re.compile(
-    r"(?<![\w.,-])M(?P<size>\d{1,3}(?:[.,]\d)?)\s?[x×X*]\s?(?P<pitch>\d+(?:[.,]\d+)?)"
-    r"(?:\s?[x×X*]\s?(?P<length>\d+(?:[.,]\d+)?))?(?![\d]|[.,]\d)"
+    r"M(?<![\w.,-]M)(?P<size>\d{1,3}(?:[.,]\d)?)\s?[x×X*]\s?(?P<pitch>\d+(?:[.,]\d+)?)"
+    r"(?:\s?[x×X*]\s?(?P<length>\d+(?:[.,]\d+)?))?(?!\d|[.,]\d)"
 )
 _STANDARD = re.compile(
-    r"(?<![\w-])(?P<body>ISO|DIN|EN|IEC|ASTM|ANSI|JIS|ASME|SAE|AISI|VDI|VDE|UNS)(?:\s?[-–‑‐]\s?|\s?)(?P<number>\d{3,6})(?!\d)"
+    r"(?P<body>(?:EN|BS)(?<![\w-]..)|(?:ISO|DIN|IEC|JIS|SAE|VDI|VDE|UNS)(?<![\w-]...)|(?:ASTM|ANSI|ASME|AISI)(?<![\w-]....))"
+    r"(?:\s?[-–‑‐]\s?|\s?)(?P<number>\d{3,6})(?!\d)"
 )
 _GENERAL_TOLERANCE = re.compile(
     r"(?<=ISO 2768)(?:\s?[-–‑‐]\s?|\s)(?=[fmcv][HKL](?!\w))|(?<=ISO 2768)[–‑‐](?=[fmcvHKL](?!\w))"
@@ -65,7 +66,10 @@ def units(text: str) -> str:
     text = degrees(micro(text))
     if not _DIGIT.search(text):
         return text
-    text = _PERCENT.sub("", _MINUS.sub("-", text))
+    if "−" in text:
+        text = _MINUS.sub("-", text)
+    if " %" in text:
+        text = _PERCENT.sub("", text)
     return _QUANTITY.sub(_quantity, text)
 
 
@@ -79,7 +83,7 @@ def micro(text: str) -> str:
 def degrees(text: str) -> str:
     """Degrees of temperature: "20 °C" for 20°C, 20 ° C, 20 º C, 20℃ and 20 deg C."""
     text = text.replace("℃", "°C").replace("℉", "°F")
-    if not any(sign in text for sign in ("°", "º", "˚", "deg")):
+    if not _MAY_BE_DEGREES.search(text):
         return text
     return _DEGREES.sub(
         lambda found: f"{found['number']} °{found['scale']}" if found["number"] else f"°{found['scale']}", text
@@ -133,10 +137,13 @@ def part_numbers(text: str) -> str:
 
     "M8x1.25" for M8 × 1,25; "ISO 2768-mK" for ISO2768–mK; hyphens that never break as plain ones.
     """
-    text = _HYPHEN.sub("-", text)
+    if "‐" in text or "‑" in text:
+        text = _HYPHEN.sub("-", text)
     if not _DIGIT.search(text):
         return text
-    text = _GENERAL_TOLERANCE.sub("-", _STANDARD.sub(r"\g<body> \g<number>", text))
+    text = _STANDARD.sub(r"\g<body> \g<number>", text)
+    if "2768" in text:
+        text = _GENERAL_TOLERANCE.sub("-", text)
     return _THREAD.sub(_thread, text)
 
 

@@ -27,7 +27,8 @@ def one_way(text: str) -> str:
     panels = _panels({*_LETTER.findall(text), *_halves(text)})
     if not panels:
         return text
-    text = _HALF.sub(lambda found: _opened(found, panels), text)
+    if text.count(")") > text.count("("):
+        text = _HALF.sub(lambda found: _opened(found, panels), text)
     text = _LETTER.sub(lambda found: f"({found[1].lower()})" if found[1] in panels else found[0], text)
     return _SEVERAL.sub(lambda found: _joined(found, panels), text)
 
@@ -42,6 +43,8 @@ def _panels(letters: set[str]) -> set[str]:
 
 
 def _halves(text: str) -> set[str]:
+    if text.count(")") <= text.count("("):
+        return set()
     return {found["letter"] for found in _HALF.finditer(text) if _is_closed_before(found)}
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from honeclip.preprocess.articles import righted
 
 # [**Hospital 12**] of MIMIC-III, ___ of MIMIC-IV and MIMIC-CXR, XXXX of the chest X-rays of Indiana University (OpenI).
-_MARK = r"(?:\[\*\*.*?\*\*\]|_{3,}|(?<![^\W_])X{4,}(?![^\W_])|\[(?:REDACTED|redacted)\])"
+_MARK = r"(?>\[\*\*.*?\*\*\]|_{3,}+|(?<![^\W_])X{4,}+(?![^\W_])|\[(?:REDACTED|redacted)\])"
 _MARKS = rf"{_MARK}(?:[\s-]?{_MARK})*"
 _BRACKETED = re.compile(rf"\s?\(\s?{_MARKS}\s?\)")
 _BEFORE_A_STOP = re.compile(rf"(?:\s|(?<=\())?-?{_MARKS}-?\s?(?=[.,;:)\]])")
@@ -24,8 +24,10 @@ _HEADINGS = (
     "reason for examination", "recommendation", "recommendations", "study", "technique", "wet read",
 )  # fmt: skip
 
-_STANDS_ALONE = r"(?<!\w)(?<!\w[-/.&+])(?:{})(?!\w)(?![-/&+]\w)(?!\.[^\W\d_])"
-"""A word that is no part of a longer name: not the TB of TB/HIV, the CT of CT-guided or the PA of U.PA."""
+_STANDS_ALONE = r"(?:{})(?!\w)(?![-/&+]\w)(?!\.[^\W\d_])"
+_SENTENCE_BEGINS = re.compile(r"(?:^|[^\W\d_]{3}[.!?][\"'”’)]? )(?:\(\w\) )?$")
+_PART_OF_A_NAME = re.compile(r"\w[-/.&+]?$")
+"""Behind and before a word that is a part of a longer name: the TB of TB/HIV, the CT of CT-guided, the PA of U.PA."""
 
 
 def without_marks(text: str) -> str:
@@ -66,8 +68,9 @@ def _heading(names: tuple[str, ...]) -> re.Pattern[str]:
 def expanded(text: str, expansions: Mapping[str, str]) -> str:
     """The text with abbreviations written out, where they stand as words of their own and exactly so.
 
-    One that the text itself explains stays everywhere in it: "cerebrospinal fluid (CSF) ... CSF", "CSF (cerebrospinal
-    fluid)", and "a thing of another name (CSF)", which may well mean something else. An article before it is made right.
+    One that the text itself explains stays everywhere in it: "cerebrospinal fluid (CSF) ... CSF", "CSF, the cerebrospinal
+    fluid", and "a thing of another name (CSF)", which may well mean something else. An article before it is made right,
+    and a capital begins a sentence.
 
     Args:
         text: cleaned.
@@ -77,16 +80,18 @@ def expanded(text: str, expansions: Mapping[str, str]) -> str:
         return text
     out, done = "", 0
     for found in _abbreviation(tuple(expansions)).finditer(text):
-        short, long = found[0], expansions[found[0]]
-        if _explained(text, short, long):
+        short, long, start = found[0], expansions[found[0]], found.start()
+        if _PART_OF_A_NAME.search(text, max(0, start - 2), start) or _explained(text, short, long):
             continue
-        out += righted(text[done : found.start()], long, short=False) + long
+        if _SENTENCE_BEGINS.search(text, max(0, start - 12), start):
+            long = long[0].upper() + long[1:]
+        out += righted(text[done:start], long, short=False) + long
         done = found.end()
     return out + text[done:]
 
 
 def _explained(text: str, short: str, long: str) -> bool:
-    if f"({short})" in text:
+    if f"({short})" in text or long.lower() in text.lower():
         return True
     begins = re.split(r"[\s-]", long.lower(), maxsplit=1)[0]
     start = text.find(f"{short} (")
