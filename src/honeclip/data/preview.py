@@ -38,7 +38,8 @@ def preview(domain: Domain, data: str | Path, *, seed: int = 0, size_px: int = S
     for number, row in enumerate(chosen):
         assert row.image is not None
         try:
-            raw = images.decode(row.image if isinstance(row.image, Path) else row.image.read())
+            source = row.image if isinstance(row.image, Path) else row.image.read()
+            raw = images.decode(source, images.LIMITS, how.windows)
         except (DataError, OSError) as error:
             unread = f"{row.file} (row {row.row}): {error}"
             continue

@@ -97,7 +97,8 @@ class ImageRules:
         resize: "shortest" (side to the size, what sticks out cut off), "longest" (side to the size, the rest filled) or
             "squash".
         fill: grey value 0 to 255 of what "longest" fills.
-        windows: of DICOM: one, or three that become the colour channels; () takes the file's own. See `Window`.
+        windows: of DICOM: one, or three that become the colour channels; () leaves the model's own, and "file" is the
+            file's own. See `Window`.
     """
 
     __pydantic_config__ = _STRICT
