@@ -17,6 +17,7 @@ import honeclip
 from honeclip import config as configs
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.save import named
+from honeclip.domains import domain as domains
 from honeclip.errors import BadInput, ConfigError, DataError, HoneclipError, ModelError, RunError
 from honeclip.monitoring import events
 from honeclip.training.run import Run
@@ -58,6 +59,7 @@ def test_the_folder_holds_what_the_contract_lists(whole):
 
 def test_run_toml_is_the_effective_config(whole, data, vit):
     stored = tomllib.loads((whole.folder / "run.toml").read_text())
+    assert domains.from_mapping(stored.pop("domain"), "run.toml") == domains.load("scientific")
     assert {f"{section}.{key}" for section, table in stored.items() for key in table} == set(configs.keys())
     assert stored["data"]["path"] == str(data / "pairs.csv")
     assert stored["data"]["domain"] == "scientific"
