@@ -23,36 +23,6 @@ WEIGHTS = "open_clip_model.safetensors"
 QUIET = {"device": "cpu", "report": lambda text: None}
 
 
-@pytest.fixture(scope="module")
-def known(tmp_path_factory) -> Path:
-    """What the model knows: 120 pictures, each colour and shape once in val and once in test."""
-    return tiny_runs.draw(tmp_path_factory.mktemp("known") / "known", 120, tiny_runs.ALL_SPLITS)
-
-
-@pytest.fixture(scope="module")
-def renamed(tmp_path_factory) -> Path:
-    """The same pictures with each colour called by the name of the next one."""
-    folder = tiny_runs.draw(tmp_path_factory.mktemp("renamed") / "renamed", 120, tiny_runs.ALL_SPLITS)
-    file = folder / "pairs.csv"
-    text = file.read_text()
-    for old, new in zip(tiny_runs.COLOURS, tiny_runs.COLOURS[1:] + tiny_runs.COLOURS[:1], strict=True):
-        text = text.replace(f"a {old} ", f"a {new.upper()} ")
-    file.write_text(text.lower())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def knowing(known, text, tmp_path_factory) -> Path:
-    """A run that has learned `known`."""
-    folder = tmp_path_factory.mktemp("knowing")
-    model = tiny_runs.model_folder(folder / "model", text, unaligned=False)
-    config = tiny_runs.settings(
-        train={"length": 50, "batch": 72, "lr": 3e-3}, evaluate={"every": 50}, checkpoint={"every": 0}
-    )
-    fit(data=known, out=folder / "run", model=model, config=config, **QUIET)
-    return folder / "run"
-
-
 def settings(known, limit, how="stop", **more):
     train = {"length": 6, "batch": 72, "lr": 1e-3, **more.pop("train", {})}
     guarded = {"every": 2, "forgetting_data": str(known), "max_forgetting": limit, "on_forgetting": how}
