@@ -50,6 +50,36 @@ def two_towers(text, tmp_path_factory) -> Path:
     return tiny_runs.model_folder(tmp_path_factory.mktemp("two") / "model", text, tiny_runs.TWO_TOWERS)
 
 
+@pytest.fixture(scope="session")
+def known(tmp_path_factory) -> Path:
+    """What the model knows: 120 pictures, each colour and shape once in val and once in test."""
+    return tiny_runs.draw(tmp_path_factory.mktemp("known") / "known", 120, tiny_runs.ALL_SPLITS)
+
+
+@pytest.fixture(scope="session")
+def renamed(tmp_path_factory) -> Path:
+    """The same pictures with each colour called by the name of the next one."""
+    folder = tiny_runs.draw(tmp_path_factory.mktemp("renamed") / "renamed", 120, tiny_runs.ALL_SPLITS)
+    file = folder / "pairs.csv"
+    text = file.read_text()
+    for old, new in zip(tiny_runs.COLOURS, tiny_runs.COLOURS[1:] + tiny_runs.COLOURS[:1], strict=True):
+        text = text.replace(f"a {old} ", f"a {new.upper()} ")
+    file.write_text(text.lower())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def knowing(known, text, tmp_path_factory) -> Path:
+    """A run that has learned `known`."""
+    folder = tmp_path_factory.mktemp("knowing")
+    model = tiny_runs.model_folder(folder / "model", text, unaligned=False)
+    config = tiny_runs.settings(
+        train={"length": 50, "batch": 72, "lr": 3e-3}, evaluate={"every": 50}, checkpoint={"every": 0}
+    )
+    fit(data=known, out=folder / "run", model=model, config=config, device="cpu", report=lambda text: None)
+    return folder / "run"
+
+
 @pytest.fixture
 def quick(data, vit, tmp_path, monkeypatch) -> Callable[..., Run]:
     """quick(section={...}, out=..., ...): a run in this process, six steps unless it says otherwise; what was said is

@@ -1,6 +1,6 @@
 """Run by test_resume.py in a process of its own: runs die by SIGKILL at chosen moments and are resumed.
 
-`python die_in_a_run.py ROOT DATA CASES` forks a child for each run; CASES is a JSON list of [model, freeze, places]. Of
+`python die_in_a_run.py ROOT CASES` forks a child for each run; CASES is a JSON list of [model, data, sections, places]. Of
 each case a first run is never killed and writes down where it was at each moment, a moment being a line of
 honeclip.training or honeclip.checkpoint, or a file renamed or deleted anywhere. Then one is killed at each of the places,
 which are keys of `PLACES`. Prints a JSON list, for each case: what the whole run left, and for each death where it was
@@ -39,6 +39,8 @@ PLACES = {
     "name": lambda where: "_put_in_place" in where,  # of a checkpoint, about to become real
     "pointers": lambda where: "_point" in where,  # BEST and LATEST
     "old": lambda where: "_prune" in where,  # checkpoints, on their way out
+    "back": lambda where: " _back " in where,  # to an older checkpoint
+    "start": lambda where: "training/start" in where,
     "finish": lambda where: "training/finish" in where,
 }
 
@@ -87,19 +89,22 @@ def left(out: Path) -> dict[str, object]:
     """What a run left: hashes of its last checkpoint and model, and its events but for times and memory."""
     last = out / "checkpoints" / (named(out / "checkpoints", "LATEST") or "none")
     files = [*last.glob("*.safetensors"), out / "model" / "open_clip_model.safetensors"]
+    between = out / "interpolated" / "open_clip_model.safetensors"
     seen = events.read(out / "events.jsonl")
     return {
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()},
+        "between": hashlib.sha256(between.read_bytes()).hexdigest() if between.is_file() else "",
         "checkpoints": sorted(path.name for path in (out / "checkpoints").iterdir()),
         "pointers": [named(out / "checkpoints", name) for name in ("LATEST", "BEST")],
         "steps": [[one["step"], one["loss"], one["lr"]] for one in seen if one["event"] == "step"],
-        "scores": [[one["step"], one["score"]] for one in seen if one["event"] == "evaluation"],
+        "scores": [[one["step"], one["score"], one.get("forgetting")] for one in seen if one["event"] == "evaluation"],
+        "rewinds": [[one["step"], one["from_step"]] for one in seen if one["event"] == "rewind"],
     }
 
 
-def case(root: Path, data: str, model: str, freeze: str, places: list[str]) -> dict[str, object]:
+def case(root: Path, model: str, data: str, sections: dict[str, dict], places: list[str]) -> dict[str, object]:
     quiet = {"device": "cpu", "report": lambda text: None}
-    config = tiny_runs.settings(model={"freeze": freeze}, checkpoint={"every": 1})
+    config = tiny_runs.settings(**{"checkpoint": {"every": 1}, **sections})
 
     def begin(out: Path, see: Callable[[str], None]) -> None:
         watch(see)
@@ -127,12 +132,12 @@ def case(root: Path, data: str, model: str, freeze: str, places: list[str]) -> d
     return {"whole": left(root / "whole"), "deaths": deaths}
 
 
-def main(root: Path, data: str, cases: str) -> None:
+def main(root: Path, cases: str) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # what was imported is not looked at again by each child
     os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; waiting for the disk only costs time
     finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
-    print(json.dumps([case(root / str(number), data, *one) for number, one in enumerate(json.loads(cases))]))
+    print(json.dumps([case(root / str(number), *one) for number, one in enumerate(json.loads(cases))]))
 
 
 if __name__ == "__main__":

@@ -14,43 +14,14 @@ from safetensors.torch import load_file
 
 import honeclip
 from honeclip.checkpoint.save import named
-from honeclip.errors import ConfigError, DataError
+from honeclip.errors import ConfigError, DataError, RunError
 from honeclip.evaluation.answers import selection_score
 from honeclip.monitoring import events
 from honeclip.training.run import fit
+from honeclip.tuning.study import tune
 
 WEIGHTS = "open_clip_model.safetensors"
 QUIET = {"device": "cpu", "report": lambda text: None}
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory) -> Path:
-    """What the model knows: 120 pictures, each colour and shape once in val and once in test."""
-    return tiny_runs.draw(tmp_path_factory.mktemp("known") / "known", 120, tiny_runs.ALL_SPLITS)
-
-
-@pytest.fixture(scope="module")
-def renamed(tmp_path_factory) -> Path:
-    """The same pictures with each colour called by the name of the next one."""
-    folder = tiny_runs.draw(tmp_path_factory.mktemp("renamed") / "renamed", 120, tiny_runs.ALL_SPLITS)
-    file = folder / "pairs.csv"
-    text = file.read_text()
-    for old, new in zip(tiny_runs.COLOURS, tiny_runs.COLOURS[1:] + tiny_runs.COLOURS[:1], strict=True):
-        text = text.replace(f"a {old} ", f"a {new.upper()} ")
-    file.write_text(text.lower())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def knowing(known, text, tmp_path_factory) -> Path:
-    """A run that has learned `known`."""
-    folder = tmp_path_factory.mktemp("knowing")
-    model = tiny_runs.model_folder(folder / "model", text, unaligned=False)
-    config = tiny_runs.settings(
-        train={"length": 50, "batch": 72, "lr": 3e-3}, evaluate={"every": 50}, checkpoint={"every": 0}
-    )
-    fit(data=known, out=folder / "run", model=model, config=config, **QUIET)
-    return folder / "run"
 
 
 def settings(known, limit, how="stop", **more):
@@ -211,6 +182,23 @@ def test_rewound_it_goes_on_from_the_last_one_within_at_half_the_rate(free, know
     assert best in {f"step-{one['step']:06d}" for one in evaluations(out) if one["within"]}
 
 
+def test_a_trial_of_tune_is_the_run_that_is_held_to_the_bound(free, known, renamed, knowing, tmp_path):
+    seen = {one["step"]: one for one in evaluations(free.folder)}
+    limit = (seen[2]["forgetting"] + seen[4]["forgetting"]) / 2
+    sets = [
+        f"evaluate.forgetting_data={known}",
+        "train.length=6",
+        "train.batch=72",
+        "train.lr=1e-3",
+        "evaluate.every=2",
+    ]
+    given = {"data": renamed, "model": knowing, "trials": 1, **QUIET}
+    found = tune(out=tmp_path / "a", sets=[*sets, f"evaluate.max_forgetting={limit}", "train.precision=fp32"], **given)
+    assert found.best.value == seen[2]["score"], "what came after has forgotten too much"
+    with pytest.raises(RunError, match=r"no trial .* has ended \(1 forgot more than evaluate.max_forgetting allows\)"):
+        tune(out=tmp_path / "b", sets=[*sets, "evaluate.max_forgetting=0", "train.precision=fp32"], **given)
+
+
 def test_heads_that_were_made_for_the_run_are_there_at_its_end(known, two_towers, quick, tmp_path):
     """Fresh heads exist from the run's beginning on only; alpha 0 is the model with them, and it knew nothing."""
     out = tmp_path / "run"
@@ -282,7 +270,5 @@ def test_where_nothing_is_scored_between_steps_that_is_said(known, quick, tmp_pa
 
 
 def test_another_bound_would_be_another_run(free, known, quick):
-    with pytest.raises(
-        honeclip.errors.RunError, match=r"evaluate\.max_forgetting: the run has 1\.0, this call says 0\.5"
-    ):
+    with pytest.raises(RunError, match=r"evaluate\.max_forgetting: the run has 1\.0, this call says 0\.5"):
         quick(out=free.folder, resume=True, sets=["evaluate.max_forgetting=0.5"])

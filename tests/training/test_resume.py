@@ -32,21 +32,29 @@ def files(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in last.glob("*.safetensors")}
 
 
+FORGETS = {
+    "train": {"lr": 1e-3, "batch": 72},
+    "evaluate": {"every": 1, "max_forgetting": 0.1, "on_forgetting": "rewind"},
+}
+
 CASES = {
-    "vit": ("auto", ["before", "step", "files", "name", "pointers", "finish"]),
+    "vit": ({}, ["before", "step", "files", "name", "pointers", "finish"]),
     # heads with dropout first, then all of it: the deaths lie in both stages
-    "two_towers": ("none", ["step", "files", "old"]),
+    "two_towers": ({"model": {"freeze": "none"}}, ["step", "files", "old"]),
+    # what it learns is what it must not forget under other names: it goes back as often as it may, and ends
+    "knowing": (FORGETS, ["start", "step", "back", "pointers", "old", "finish"]),
 }
 
 
 @pytest.fixture(scope="module")
-def deaths(data, vit, two_towers, session_home, tmp_path_factory) -> dict[str, dict]:
+def deaths(data, vit, two_towers, knowing, known, renamed, session_home, tmp_path_factory) -> dict[str, dict]:
     """What die_in_a_run.py prints, by model."""
     if sys.platform == "win32":
         pytest.skip("forks and kills the POSIX way")
-    folders = {"vit": str(vit), "two_towers": str(two_towers)}
-    cases = json.dumps([(folders[name], *case) for name, case in CASES.items()])
-    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("deaths")), str(data), cases]
+    FORGETS["evaluate"]["forgetting_data"] = str(known)
+    sources = {"vit": (vit, data), "two_towers": (two_towers, data), "knowing": (knowing, renamed)}
+    cases = json.dumps([(*map(str, sources[name]), *case) for name, case in CASES.items()])
+    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("deaths")), cases]
     env = tiny_runs.environment(session_home)
     done = subprocess.run(command, capture_output=True, text=True, timeout=840, env=env)
     assert done.returncode == 0, done.stderr
@@ -57,7 +65,11 @@ def deaths(data, vit, two_towers, session_home, tmp_path_factory) -> dict[str, d
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_killed(name, deaths):
     whole, places = deaths[name]["whole"], CASES[name][1]
-    assert [step for step, *_ in whole["steps"]] == [1, 2, 3, 4, 5, 6]
+    if "back" in places:
+        assert len(whole["rewinds"]) == 3
+        assert whole["between"]
+    else:
+        assert [step for step, *_ in whole["steps"]] == [1, 2, 3, 4, 5, 6]
     assert {"weights.safetensors", "optimizer.safetensors", "open_clip_model.safetensors"} <= whole["files"].keys()
     assert [death["place"] for death in deaths[name]["deaths"]] == places
     for death in deaths[name]["deaths"]:

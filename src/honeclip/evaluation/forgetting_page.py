@@ -110,13 +110,17 @@ def _curves(found: Forgetting) -> list[dict[str, Any]]:
         return []
     out = []
     alpha = between.alphas[between.chosen]
-    for split, use in (("val", "by which alpha was chosen"), ("test", "which decided nothing")):
+    for split, use in (("val", "by which alpha was chosen"), ("test", "that decided nothing")):
         gains, lost = between.gains(split), between.forgotten(split)
         ends = [
             one or {"low": gain, "high": gain} for one, gain in zip(between.intervals(split)[0], gains, strict=True)
         ]
         spans = [(one["low"], one["high"]) for one in ends] if split == "test" else []
         labels = [f"{one:g}" for one in between.alphas]
+        tops = [high for _, high in spans]
+        room = (
+            (min(0.0, *(low for low, _ in spans)), 1.3 * max(tops)) if spans and max(tops) > 0 else None
+        )  # the legend's
         curve = Series("each alpha", lost, gains, 1, spans, labels)
         mark = Series(f"chosen: {alpha:g}", [lost[between.chosen]], [gains[between.chosen]], 2)
         kept, rest = _share(gains, between.chosen), _share(lost, between.chosen)
@@ -129,6 +133,7 @@ def _curves(found: Forgetting) -> list[dict[str, Any]]:
                     x_label=f"forgetting on {found.other}",
                     y_label=f"gain on {found.field}",
                     says=says,
+                    y_range=room,
                 ),
                 "caption": f"{says}. The split {use}."
                 + (" Lines: 95 % intervals of the gain." if spans else " 0 is the start, 1 the end."),
