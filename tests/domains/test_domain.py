@@ -44,7 +44,8 @@ def test_the_presets_differ_where_the_fields_do():
     assert industrial.augment.flip
     assert not scientific.augment.flip
     assert scientific.augment.rotate_deg == scientific.augment.brightness == scientific.augment.saturation == 0
-    assert medical.selection == industrial.selection == "balanced_accuracy"
+    assert (medical.selection, industrial.selection) == ("metrics", "balanced_accuracy")
+    assert set(medical.metrics) == {"balanced_accuracy", "R@10"}
     assert domains.load("general").selection == scientific.selection == "auto"
     assert {"good", "ok", "normal", "no defect", "defect-free"} <= set(industrial.normal_labels)
     assert domains.label_text(industrial, "good") == domains.label_text(industrial, "defect-free") == "no defect"
