@@ -288,7 +288,7 @@ def test_gradients_travel_with_the_data_between_host_and_device():
 @pytest.mark.parametrize("placed_only", [False, True])
 def test_torchs_gradient_scaler_passes(placed_only, fused):
     model = nn.Linear(4, 2)
-    optimizer, scaler = torch.optim.AdamW(model.parameters(), fused=fused), torch.amp.GradScaler("cpu")
+    optimizer, scaler = torch.optim.AdamW(model.parameters(), fused=fused), torch.amp.GradScaler("cpu", init_scale=64.0)
     before = model.weight.detach().clone()
     with rules(placed_only):
         inputs = DEVICE.copy(torch.ones(3, 4))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from golden_captions import preset
 
+from honeclip.domains.schema import ImageRules
 from honeclip.errors import ModelError
 from honeclip.preprocess import preprocess as module
 from honeclip.preprocess.preprocess import Preprocess
@@ -31,7 +32,16 @@ def test_without_rules_everything_is_as_it_was_before_there_were_any(simple):
     ours = Preprocess(8, tokenizer=simple)
     facts = ("text", RULES, 77, simple.fingerprint)
     assert ours.text_fingerprint == hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    assert set(ours.to_json()) == {"size_px", "mean", "std", "resize", "fill", "interpolation", "context_length"}
+    assert set(ours.to_json()) == {
+        "size_px",
+        "mean",
+        "std",
+        "resize",
+        "fill",
+        "interpolation",
+        "context_length",
+        "windows",
+    }
     assert Preprocess.from_json(ours.to_json(), simple) == ours
     texts = ["5um  of $H_2O$", "___", ""]
     assert ours.words(texts) == ["5um of $H_2O$", "___", ""]
@@ -86,9 +96,9 @@ def test_stored_rules_that_cannot_be(wrong):
 
 def test_a_field_without_rules_leaves_the_models_own():
     ours = Preprocess(8, text=UNITS)
-    assert ours.with_rules(None, None) == ours
-    assert ours.with_rules(None, None, NOTHING) == ours
-    assert ours.with_rules("longest", 3, MARKS) == Preprocess(8, resize="longest", fill=3, text=MARKS)
+    assert ours.with_rules(ImageRules()) == ours
+    assert ours.with_rules(ImageRules(), NOTHING) == ours
+    assert ours.with_rules(ImageRules("longest", 3), MARKS) == Preprocess(8, resize="longest", fill=3, text=MARKS)
 
 
 def test_texts_that_would_be_emptied_are_said_once(nothing_said, caplog):

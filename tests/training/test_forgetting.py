@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import honeclip
 from honeclip.checkpoint.save import named
 from honeclip.errors import ConfigError, DataError, RunError
-from honeclip.evaluation.answers import selection_score
+from honeclip.evaluation.selection import selection_score
 from honeclip.monitoring import events
 from honeclip.training.run import fit
 from honeclip.tuning.study import tune

@@ -17,9 +17,6 @@ WORST = 24
 SHOWN = 5
 """Rows of each kind in the table; --json lists all."""
 
-LOG_WIDTH = 160
-"""Characters of the table where nobody says how wide the paper is."""
-
 
 def check(
     data: Annotated[
@@ -194,6 +191,8 @@ def _print(result: dict[str, Any]) -> None:
     """The counts, the problems by kind, and the worst pairs, on standard output."""
     from rich.console import Console
     from rich.table import Table
+
+    from honeclip.cli.output import LOG_WIDTH
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:

@@ -91,7 +91,7 @@ def _print(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from honeclip.cli.output import show
+    from honeclip.cli.output import LOG_WIDTH, show
     from honeclip.evaluation import wording
 
     show(wording.verdict(None, report.metrics, None, report.answers))
@@ -106,6 +106,8 @@ def _print(report: Report) -> None:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
     console.print(table)
     if report.sizes is not None:
         _print_sizes(console, report.sizes)

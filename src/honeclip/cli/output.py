@@ -12,6 +12,9 @@ from typing import Any
 
 from honeclip.monitoring.events import plain
 
+LOG_WIDTH = 160
+"""Characters of a table where nobody says how wide the paper is."""
+
 
 def emit(result: Mapping[str, Any]) -> None:
     """Prints one JSON object on standard output, the only thing that a command with `--json` may print there.

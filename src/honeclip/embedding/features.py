@@ -138,12 +138,15 @@ def distinct_image_features(
     def computed(missing: list[int]) -> Iterator[tuple[list[int], Tensor]]:
         refs: list[ImageRef] = [pairs.images[row] for row in missing]
         rows = at_once(clip, body, batch_size, blank(clip))
-        for numbers, pixels, bad in decoded(refs, preprocess, rows):
-            failed.update({missing[number]: named(pairs, missing[number], reason) for number, reason in bad.items()})
-            if pixels is not None:
-                yield [missing[number] for number in numbers], halving(clip, body, pixels)
+        with keeping_freed():  # here, for giving memory back takes a while, and mostly all is on disk
+            for numbers, pixels, bad in decoded(refs, preprocess, rows):
+                failed.update(
+                    {missing[number]: named(pairs, missing[number], reason) for number, reason in bad.items()}
+                )
+                if pixels is not None:
+                    yield [missing[number] for number in numbers], halving(clip, body, pixels)
 
-    with measuring(clip), keeping_freed():
+    with measuring(clip):
         features_UF, _ = _through_store(cache, keys, computed, progress)
     return features_UF, failed
 
