@@ -60,7 +60,7 @@ def test_stopped_in_the_middle_it_is_the_same_run(name, quick, tmp_path, field):
     same_when_stopped(quick, tmp_path, domain=field, loss=SETTINGS[name])
 
 
-@pytest.mark.parametrize("freeze", ["auto", "none"])
+@pytest.mark.parametrize("freeze", ["auto", pytest.param("none", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCALES)
 def test_so_it_is_with_several_scales(name, freeze, quick, tmp_path, field, two_towers):
     same_when_stopped(quick, tmp_path, domain=field, model=two_towers, loss=SCALES[name], model_={"freeze": freeze})
@@ -86,7 +86,7 @@ def same_when_stopped(quick, tmp_path, **given):
         assert torch.equal(value, load_file(again.model_folder / file)[key]), key
 
 
-@pytest.mark.parametrize("freeze", ["none", "image"])
+@pytest.mark.parametrize("freeze", [pytest.param("none", marks=pytest.mark.slow), "image"])
 @pytest.mark.parametrize("name", SCALES)
 def test_and_with_several_scales_of_a_tower_with_a_position_table(name, freeze, quick, tmp_path, field):
     same_when_stopped(
