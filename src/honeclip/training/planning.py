@@ -38,6 +38,10 @@ LIBRARIES_BYTES = 150_000_000
 """What a process on a CPU takes beside tensors once it computes (oneDNN's kernels and scratch, threads, tokenizers), as far
 as a micro-batch is chosen by it. The prediction has the measured figure instead."""
 
+RESERVE = 0.15
+"""Share of the budget that a run on a CPU plans to leave free: measured peaks lie up to so much above the counted bytes, most
+where there is little memory (holes in the heap, kernels made for each new size; docs/log.md, 2026-11-27)."""
+
 ENOUGH = 8
 """A micro-batch of so many samples is worth no lever: recomputation would cost more than larger pieces bring."""
 
@@ -99,6 +103,8 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     """
     weights = _nbytes(subject.clip.model.parameters()) + _nbytes(subject.clip.model.buffers())
     libraries = LIBRARIES_BYTES if subject.device.backend == "cpu" else 0
+    if libraries and subject.imports_bytes is not None:
+        libraries += int(RESERVE * budget_bytes)
     inputs = subject.input_bytes if subject.device.backend == "cpu" else 0
     task = Task(
         samples=(subject.batch,) * len(subject.feeds),
