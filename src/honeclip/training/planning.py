@@ -103,14 +103,13 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     """
     weights = _nbytes(subject.clip.model.parameters()) + _nbytes(subject.clip.model.buffers())
     libraries = LIBRARIES_BYTES if subject.device.backend == "cpu" else 0
-    if libraries and subject.imports_bytes is not None:
-        libraries += int(RESERVE * budget_bytes)
+    usable = 1 - RESERVE if libraries and subject.imports_bytes is not None else 1.0
     inputs = subject.input_bytes if subject.device.backend == "cpu" else 0
     task = Task(
         samples=(subject.batch,) * len(subject.feeds),
         held=weights + MOMENTS * subject.learning_bytes + inputs + libraries,
         loss_bytes=_loss_bytes(subject),
-        budget_bytes=budget_bytes,
+        budget_bytes=int(usable * budget_bytes),
         micro_batch=None if memory.micro_batch == "auto" else memory.micro_batch,
         keep=None if memory.keep == "auto" else memory.keep,
     )
@@ -132,8 +131,8 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
             found = plan
         if found is not None and (task.micro_batch or found.micro_batch[0] >= min(ENOUGH, subject.batch)):
             break
-    if found is None or least > budget_bytes:
-        raise _too_little(subject, task, least, levers)
+    if found is None or least > task.budget_bytes:
+        raise _too_little(subject, replace(task, budget_bytes=budget_bytes), math.ceil(least / usable), levers)
     return _as_measured(found, subject, weights, libraries)
 
 
