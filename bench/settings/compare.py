@@ -70,11 +70,12 @@ def runs(
 
 
 def figures_of(answers: Answers) -> Iterator[tuple[str, Sections, str]]:
-    """Name in the table, the sections that it is drawn of, and its name there."""
+    """Name in the table, the sections that it is drawn of, and its name there; R@k where there are candidates for it."""
     found = dict(sections(answers))
     ways = {"image_to_text": answers.ranks.image_to_text, "text_to_image": answers.ranks.text_to_image}
-    yield "R@10", {way: found[way] for way in ways}, "R@10"
-    yield "R@1", {way: found[way] for way in ways}, "R@1"
+    for name in ("R@10", "R@1"):
+        if all(name in found[way][0](np.zeros((1, 1), dtype=np.int64)) for way in ways):
+            yield name, {way: found[way] for way in ways}, name
     yield "MRR", {way: (reciprocal(ranks), len(ranks)) for way, ranks in ways.items()}, "mrr"
     if "zeroshot" in found:
         yield "balanced accuracy", {"zeroshot": found["zeroshot"]}, "balanced_accuracy"
