@@ -17,7 +17,7 @@ from honeclip.errors import DataError
 from honeclip.preprocess import dicom_file
 from honeclip.preprocess.dicom_file import PIXEL_DATA, TAGS, DicomFile, Group
 from honeclip.preprocess.dicom_header import MODALITIES
-from honeclip.preprocess.dicom_pixels import COLOUR, GREY, PALETTE, WAY_OUT, native_bytes, opened, shape_of, shown
+from honeclip.preprocess.dicom_pixels import COLOUR, GREY, PALETTE, from_path, native_bytes, shape_of
 from honeclip.preprocess.images import LIMITS, Limits
 
 _VR = {
@@ -55,26 +55,12 @@ def bare(path: Path, limits: Limits = LIMITS) -> bytes:
     Raises:
         DataError: no pixel data, damaged, cut off, or of a transfer syntax that is not read. No value stands in the message.
     """
-    syntax = ""
-    try:
-        with path.open("rb") as file:
-            syntax = dicom_file.syntax_of(file)
-            dicom = opened(file, syntax, limits.pixels)
-            if dicom.pixel_tag != PIXEL_DATA:
-                raise DataError("this DICOM file has no pixel data (a report, a plan, a structure set?)")
-            return _written(dicom)
-    except (DataError, MemoryError):
-        raise
-    except OSError as error:
-        reason = error.strerror or "the disk fails"
-    except Exception:  # as in `dicom.read`: no word of a header hangs on to the error
-        reason = ""
-    raise DataError(
-        f"cannot be read: {reason}" if reason else f"damaged, or not {shown(syntax)}: get it again, or {WAY_OUT}"
-    )
+    return from_path(path, limits.pixels, _written)
 
 
 def _written(dicom: DicomFile) -> bytes:
+    if dicom.pixel_tag != PIXEL_DATA:
+        raise DataError("this DICOM file has no pixel data (a report, a plan, a structure set?)")
     plain = dicom.syntax in (uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian)
     syntax = uid.ExplicitVRLittleEndian if plain else dicom.syntax
     order = "<" if dicom.data.little else ">"

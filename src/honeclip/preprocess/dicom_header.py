@@ -15,8 +15,8 @@ from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from honeclip.errors import DataError
-from honeclip.preprocess import dicom_file
-from honeclip.preprocess.dicom_pixels import WAY_OUT, opened, shown
+from honeclip.preprocess.dicom_file import DicomFile
+from honeclip.preprocess.dicom_pixels import from_path
 from honeclip.preprocess.images import LIMITS, Limits, is_dicom
 
 
@@ -107,23 +107,12 @@ def read(path: Path, tags: dict[int, str], limits: Limits = LIMITS) -> Header:
     """
     if not is_dicom(path):
         raise DataError("this is no DICOM file (no DICM at byte 128)")
-    syntax = ""
-    try:
-        with path.open("rb") as file:
-            syntax = dicom_file.syntax_of(file)
-            names = {0x00080005: "SpecificCharacterSet", **tags}
-            found = opened(file, syntax, limits.pixels, names)
-            values = found.data.values
-            coding = values.get("SpecificCharacterSet", b"").split(b"\\")[0].strip(b" \0").decode("ascii", "replace")
-            codec = python_encoding.get(coding, "latin-1")
-            texts = {name: value.decode(codec, "replace").strip(" \0\n\r\t") for name, value in values.items()}
-            return Header({name: text for name, text in texts.items() if text}, found.pixel_tag is not None)
-    except (DataError, MemoryError):
-        raise
-    except OSError as error:
-        reason = error.strerror or "the disk fails"
-    except Exception:  # as in `dicom.read`: no word of a header hangs on to the error
-        reason = ""
-    raise DataError(
-        f"cannot be read: {reason}" if reason else f"damaged, or not {shown(syntax)}: get it again, or {WAY_OUT}"
-    )
+    return from_path(path, limits.pixels, _texts, {0x00080005: "SpecificCharacterSet", **tags})
+
+
+def _texts(found: DicomFile) -> Header:
+    values = found.data.values
+    coding = values.get("SpecificCharacterSet", b"").split(b"\\")[0].strip(b" \0").decode("ascii", "replace")
+    codec = python_encoding.get(coding, "latin-1")
+    texts = {name: value.decode(codec, "replace").strip(" \0\n\r\t") for name, value in values.items()}
+    return Header({name: text for name, text in texts.items() if text}, found.pixel_tag is not None)

@@ -7,9 +7,10 @@ a header (`dicom_file` says why).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 from numpy.typing import NDArray
 from pydicom import uid
@@ -33,6 +34,8 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
 _UID = re.compile(r"[0-2](\.(0|[1-9]\d{0,38})){4,20}")
+T = TypeVar("T")
+
 WAY_OUT = "save the picture as PNG with the viewer it came from"
 
 
@@ -78,6 +81,36 @@ def opened(file: BinaryIO, syntax: str, pixels: int, names: Mapping[int, str] = 
     most_bytes = 16 * pixels + (1 << 24)  # 4 channels of 32 bits, and a header
     explicit, deflated = not known.is_implicit_VR, known.is_deflated
     return dicom_file.opened(file, syntax, explicit, known.is_little_endian, deflated, most_bytes, names)
+
+
+def from_path(
+    path: Path, pixels: int, use: Callable[[DicomFile], T], names: Mapping[int, str] = dicom_file.VALUES
+) -> T:
+    """What `use` makes of an opened file. Whatever goes wrong, no word of its header hangs on to the error.
+
+    Args:
+        path: a DICOM file.
+        pixels: as of `opened`.
+        use: is called while the file is open.
+        names: as of `opened`.
+
+    Raises:
+        DataError: `use` says so, or damaged, cut off, or of a transfer syntax that is not read. No value stands in the message.
+    """
+    syntax = ""
+    try:
+        with path.open("rb") as file:
+            syntax = dicom_file.syntax_of(file)
+            return use(opened(file, syntax, pixels, names))
+    except (DataError, MemoryError):
+        raise
+    except OSError as error:
+        reason = error.strerror or "the disk fails"
+    except Exception:  # as in `dicom.read`
+        reason = ""
+    raise DataError(
+        f"cannot be read: {reason}" if reason else f"damaged, or not {shown(syntax)}: get it again, or {WAY_OUT}"
+    )
 
 
 def shown(syntax: str) -> str:
