@@ -21,6 +21,7 @@ from honeclip.training import frozen as features
 from honeclip.training.asked import Asked
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, train
+from honeclip.training.optimizer import held
 from honeclip.training.prepared import Prepared
 from honeclip.training.validation import measure
 
@@ -126,11 +127,9 @@ class Attempt:
         if within and (self.best is None or score > self.best):
             self.best = score
             # everything that ever learns, not only what does now; batch statistics and the like never change
-            held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
-            named = self.prepared.clip.model.named_parameters()
-            self.weights = {
-                name: one.detach().clone() for name, one in named if id(one) in held or name == "logit_scale"
-            }
+            model = self.prepared.clip.model
+            learns = held(model, learner.optimizer) | {"logit_scale"}
+            self.weights = {name: one.detach().clone() for name, one in model.named_parameters() if name in learns}
         return Scored(step, total, score, self.best)
 
 

@@ -77,6 +77,12 @@ def named_learning(clip: Clip) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, one) for name, one in clip.model.named_parameters() if one.requires_grad)
 
 
+def held(model: nn.Module, optimizer: torch.optim.Optimizer) -> frozenset[str]:
+    """Names of the model's parameters that the optimizer holds: all that ever learn, whatever does now."""
+    known = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    return frozenset(name for name, one in model.named_parameters() if id(one) in known)
+
+
 def _layer_shares(clip: Clip, decay: float) -> dict[int, float]:
     """By a parameter's id, the share of its rate that its place leaves it."""
     shares: dict[int, float] = {}

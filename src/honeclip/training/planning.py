@@ -101,8 +101,7 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     Raises:
         BadInput: not even one sample at a time fits the budget.
     """
-    weights = _nbytes(subject.clip.model.parameters()) + _nbytes(subject.clip.model.buffers())
-    libraries = LIBRARIES_BYTES if subject.device.backend == "cpu" else 0
+    weights, libraries = _standing(subject.clip, subject.device)
     usable = 1 - RESERVE if libraries and subject.imports_bytes is not None else 1.0
     inputs = subject.input_bytes if subject.device.backend == "cpu" else 0
     task = Task(
@@ -147,8 +146,7 @@ def room_bytes(clip: Clip, device: Device, memory: Memory, learning_bytes: int) 
         memory: the budget.
         learning_bytes: of everything that the optimizer holds; 0 before there is one.
     """
-    weights = _nbytes(clip.model.parameters()) + _nbytes(clip.model.buffers())
-    libraries = LIBRARIES_BYTES if device.backend == "cpu" else 0
+    weights, libraries = _standing(clip, device)
     held = weights + MOMENTS * learning_bytes + libraries
     return max(0, budget(device, memory.budget_gb).bytes - held) // 2
 
@@ -271,6 +269,12 @@ def _too_little(subject: Subject, task: Task, least: int, levers: Levers) -> Bad
         f"{math.ceil(least / 1e7) / 100:.2f} GB, of which weights, optimizer state and inputs are {task.held / 1e9:.3g}. "
         f"{learning:.3g} GB of parameters learn: model.lora_rank=8 or model.freeze=towers would leave most of them"
     )
+
+
+def _standing(clip: Clip, device: Device) -> tuple[int, int]:
+    """Bytes of the weights, and of what a process on a CPU takes beside tensors."""
+    weights = _nbytes(clip.model.parameters()) + _nbytes(clip.model.buffers())
+    return weights, LIBRARIES_BYTES if device.backend == "cpu" else 0
 
 
 def _nbytes(tensors: Iterable[Tensor]) -> int:

@@ -123,9 +123,7 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Known, plan: P
     if stage.resolution is not None:
         resolution.enter(clip, learner.optimizer, stage.resolution, found.config.train.weight_decay, found.origin)
     # the optimizer holds everything that ever learns
-    held = {id(one) for group in learner.optimizer.param_groups for one in group["params"]}
-    ever = frozenset(name for name, one in clip.model.named_parameters() if id(one) in held)
-    stages.enter(clip, stage, ever)
+    stages.enter(clip, stage, optimizer.held(clip.model, learner.optimizer))
     have = known.of(found, stage.frozen)
     scales = have.scales_NF if "image" in stage.frozen else (None,) * len(found.config.loss.scales[1:])
     hard = (have.hard_NF if "text" in stage.frozen else None,) * found.config.loss.hard_captions

@@ -22,6 +22,7 @@ from honeclip.model.load import from_json
 from honeclip.training import folder as folders
 from honeclip.training import frozen, resolution, stages
 from honeclip.training.guard import Guard
+from honeclip.training.optimizer import held
 from honeclip.training.prepared import Prepared
 from honeclip.training.stages import Stage
 from honeclip.training.validation import Score, measure
@@ -32,9 +33,8 @@ WEIGHTS, CLIP, SCORES = "weights.safetensors", "clip.json", "scores.json"
 def learning(clip: Clip, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Everything that changes in a run, by name: what the optimizer holds, the scale that a schedule may set, and position
     tables, whose shape follows the size of the images."""
-    held = {id(one) for group in optimizer.param_groups for one in group["params"]}
-    also = {"logit_scale", *resize.tables(clip)}
-    return {name: one.detach() for name, one in clip.model.named_parameters() if id(one) in held or name in also}
+    learns = held(clip.model, optimizer) | {"logit_scale", *resize.tables(clip)}
+    return {name: one.detach() for name, one in clip.model.named_parameters() if name in learns}
 
 
 def keep(folder: Path, clip: Clip, optimizer: torch.optim.Optimizer) -> None:
