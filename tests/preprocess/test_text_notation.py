@@ -175,7 +175,7 @@ def test_the_rules_are_idempotent_never_empty_a_text_and_lose_nothing(name, text
 @given(text=TEXTS)
 @settings(max_examples=300, deadline=None)
 def test_units_and_tolerances_change_no_letter(text):
-    plain = unicodedata.normalize("NFC", text).replace("μ", "µ").replace("℃", "C").replace("º", "").replace("×", "x")
+    plain = unicodedata.normalize("NFC", text).replace("μ", "µ").replace("℃", "C").replace("º", "")
     once = apply(text, INDUSTRIAL).replace("μ", "µ")
     lost = Counter(filter(str.isalpha, plain)) - Counter(filter(str.isalpha, once))
     # um for µm, deg for °, X for the x of a thread
