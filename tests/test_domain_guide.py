@@ -41,6 +41,7 @@ def leaves(folder: Path) -> None:
             writer.writerow({"image": image, "caption": caption, "label": label, "split": row["split"]})
 
 
+@pytest.mark.slow  # half a minute of commands, each in a process of its own
 def test_every_file_and_command_of_the_guide_works_as_written(text, tmp_path):
     leaves(tmp_path)
     commands = []

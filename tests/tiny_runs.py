@@ -6,10 +6,12 @@ import copy
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+from _pytest.mark import ParameterSet
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -18,6 +20,17 @@ from honeclip.model import build
 from honeclip.model import folder as folders
 from honeclip.model.clip import Base, Clip, place
 from honeclip.preprocess.preprocess import Preprocess
+
+
+def tiers(cases: Iterable[Any], *always: Any) -> list[ParameterSet]:
+    """Cases for `parametrize`: those named run always, the others in the slow tier. A case is a value, or a tuple of them."""
+    every = list(cases)
+    assert set(always) <= set(every), "a case that runs always is none of the cases"
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in always else pytest.mark.slow)
+        for case in every
+    ]
+
 
 COLOURS = ("red", "green", "blue", "black", "orange", "purple")
 SHAPES = ("circle", "square", "cross", "bar")

@@ -11,6 +11,7 @@ import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
+from tiny_runs import tiers
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
@@ -76,7 +77,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", tiers(CASES, "vit", "starter's parts, heads first and then all"))
 def test_a_run_under_the_rules_is_the_run_of_the_cpu(case, run, request):
     name, sections = CASES[case]
     model = request.getfixturevalue(name)
@@ -89,8 +90,14 @@ HALF_ON_CPU = {"fp32": "fp32", "auto": "fp16"}
 """What the fake device takes for a precision. A CPU must be told, and then skips the same updates."""
 
 
-@pytest.mark.parametrize("precision", HALF_ON_CPU)
-@pytest.mark.parametrize(("name", "freeze"), [("vit", "auto"), ("two_towers", "none")])
+@pytest.mark.parametrize(
+    ("name", "freeze", "precision"),
+    tiers(
+        [(*towers, precision) for towers in (("vit", "auto"), ("two_towers", "none")) for precision in HALF_ON_CPU],
+        ("vit", "auto", "fp32"),
+        ("two_towers", "none", "auto"),
+    ),
+)
 def test_sliced_attention_and_recomputed_blocks_keep_the_rules_too(name, freeze, precision, run, request, monkeypatch):
     model = request.getfixturevalue(name)
     sections = {
@@ -111,7 +118,8 @@ def test_sliced_attention_and_recomputed_blocks_keep_the_rules_too(name, freeze,
 
 
 @pytest.mark.parametrize(
-    ("name", "freeze", "keep"), [("vit", "auto", 4), ("two_towers", "none", 2), ("two_towers", "none", 4)]
+    ("name", "freeze", "keep"),
+    tiers([("vit", "auto", 4), ("two_towers", "none", 2), ("two_towers", "none", 4)], ("two_towers", "none", 2)),
 )
 def test_resumed_in_the_middle_it_is_the_run_of_the_cpu(name, freeze, keep, run, request):
     model = request.getfixturevalue(name)

@@ -1,10 +1,10 @@
 """Run by test_resume.py in a process of its own: runs die by SIGKILL at chosen moments and are resumed.
 
-`python die_in_a_run.py ROOT CASES` forks a child for each run; CASES is a JSON list of [model, data, sections, places]. Of
-each case a first run is never killed and writes down where it was at each moment, a moment being a line of
-honeclip.training or honeclip.checkpoint, or a file renamed or deleted anywhere. Then one is killed at each of the places,
-which are keys of `PLACES`. Prints a JSON list, for each case: what the whole run left, and for each death where it was
-and what the run left that was resumed after it.
+`python die_in_a_run.py ROOT CASE` forks a child for each run; CASE is a JSON list of model, data, sections and places. A
+first run is never killed and writes down where it was at each moment, a moment being a line of honeclip.training or
+honeclip.checkpoint, or a file renamed or deleted anywhere. Then one is killed at each of the places, which are keys of
+`PLACES`. Prints as JSON what the whole run left, and for each death where it was and what the run left that was resumed
+after it.
 """
 
 from __future__ import annotations
@@ -132,12 +132,12 @@ def case(root: Path, model: str, data: str, sections: dict[str, dict], places: l
     return {"whole": left(root / "whole"), "deaths": deaths}
 
 
-def main(root: Path, cases: str) -> None:
+def main(root: Path, given: str) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # what was imported is not looked at again by each child
     os.fsync = lambda handle: None  # a killed process loses nothing that it wrote; waiting for the disk only costs time
     finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
-    print(json.dumps([case(root / str(number), *one) for number, one in enumerate(json.loads(cases))]))
+    print(json.dumps(case(root, *json.loads(given))))
 
 
 if __name__ == "__main__":

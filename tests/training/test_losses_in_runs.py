@@ -9,6 +9,7 @@ import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
+from tiny_runs import tiers
 
 from honeclip.config import load as load_config
 from honeclip.errors import ConfigError
@@ -55,13 +56,15 @@ def field(tmp_path):
     return str(file)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name", tiers(SETTINGS, "auto", "hard captions, siglip, labels", "mining, labels", "three parts", "uncertainty")
+)
 def test_stopped_in_the_middle_it_is_the_same_run(name, quick, tmp_path, field):
     same_when_stopped(quick, tmp_path, domain=field, loss=SETTINGS[name])
 
 
-@pytest.mark.parametrize("freeze", ["auto", pytest.param("none", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("freeze", tiers(["auto", "none"], "auto"))
+@pytest.mark.parametrize("name", tiers(SCALES, "three scales, siglip, hard captions"))
 def test_so_it_is_with_several_scales(name, freeze, quick, tmp_path, field, two_towers):
     same_when_stopped(quick, tmp_path, domain=field, model=two_towers, loss=SCALES[name], model_={"freeze": freeze})
 
@@ -86,8 +89,8 @@ def same_when_stopped(quick, tmp_path, **given):
         assert torch.equal(value, load_file(again.model_folder / file)[key]), key
 
 
-@pytest.mark.parametrize("freeze", [pytest.param("none", marks=pytest.mark.slow), "image"])
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("freeze", tiers(["none", "image"], "image"))
+@pytest.mark.parametrize("name", tiers(SCALES, "two scales"))
 def test_and_with_several_scales_of_a_tower_with_a_position_table(name, freeze, quick, tmp_path, field):
     same_when_stopped(
         quick, tmp_path, domain=field, loss=SCALES[name], model_={"freeze": freeze}, resolution={"stages": 64}

@@ -46,33 +46,37 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def deaths(data, vit, two_towers, knowing, known, renamed, session_home, tmp_path_factory) -> dict[str, dict]:
-    """What die_in_a_run.py prints, by model."""
+@pytest.fixture
+def deaths(name, data, vit, two_towers, knowing, known, renamed, session_home, tmp_path) -> dict:
+    """What die_in_a_run.py prints of a case."""
     if sys.platform == "win32":
         pytest.skip("forks and kills the POSIX way")
     FORGETS["evaluate"]["forgetting_data"] = str(known)
     sources = {"vit": (vit, data), "two_towers": (two_towers, data), "knowing": (knowing, renamed)}
-    cases = json.dumps([(*map(str, sources[name]), *case) for name, case in CASES.items()])
-    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("deaths")), cases]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(tmp_path / "deaths"),
+        json.dumps([*map(str, sources[name]), *CASES[name]]),
+    ]
     env = tiny_runs.environment(session_home)
     done = subprocess.run(command, capture_output=True, text=True, timeout=840, env=env)
     assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+    return json.loads(done.stdout)
 
 
-@pytest.mark.timeout(900)  # the first of them waits for all runs that are killed
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.timeout(900)  # it waits for all runs that are killed
+@pytest.mark.parametrize("name", tiny_runs.tiers(CASES, "two_towers", "knowing"))
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_killed(name, deaths):
-    whole, places = deaths[name]["whole"], CASES[name][1]
+    whole, places = deaths["whole"], CASES[name][1]
     if "back" in places:
         assert len(whole["rewinds"]) == 3
         assert whole["between"]
     else:
         assert [step for step, *_ in whole["steps"]] == [1, 2, 3, 4, 5, 6]
     assert {"weights.safetensors", "optimizer.safetensors", "open_clip_model.safetensors"} <= whole["files"].keys()
-    assert [death["place"] for death in deaths[name]["deaths"]] == places
-    for death in deaths[name]["deaths"]:
+    assert [death["place"] for death in deaths["deaths"]] == places
+    for death in deaths["deaths"]:
         assert (death["killed"], death["resumed"]) == (9, 0), death["at"]
         assert {key: death[key] for key in whole} == whole, death["at"]
 

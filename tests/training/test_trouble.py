@@ -9,6 +9,7 @@ import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_runs import tiers
 
 from honeclip.checkpoint.save import named
 from honeclip.device import detect
@@ -231,10 +232,17 @@ def test_when_no_picture_is_left_it_is_bad_input_and_nothing_stays(quick, tmp_pa
 # --- the rules of MPS ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
 @pytest.mark.parametrize(
-    ("model", "freeze", "kind"),
-    [("vit", "auto", "infonce"), ("vit", "image", "siglip"), ("two_towers", "none", "infonce")],
+    ("model", "freeze", "kind", "precision"),
+    tiers(
+        [
+            (*setting, precision)
+            for precision in ("fp32", "auto")
+            for setting in [("vit", "auto", "infonce"), ("vit", "image", "siglip"), ("two_towers", "none", "infonce")]
+        ],
+        ("vit", "image", "siglip", "fp32"),
+        ("two_towers", "none", "infonce", "auto"),
+    ),
 )
 def test_a_whole_run_keeps_the_rules_of_mps(model, freeze, kind, precision, quick, request, monkeypatch):
     """Scores before and after, features, steps in pieces, checkpoints, the model: on a device that only pretends."""

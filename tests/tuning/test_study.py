@@ -74,6 +74,7 @@ def test_what_was_set_is_in_no_trial(study):
     assert "loss.targets" in names
 
 
+@pytest.mark.slow
 def test_killed_in_a_trial_it_goes_on_with_the_next(data, vit, tmp_path):
     out = tmp_path / "tune"
     first = begin(tmp_path, data, vit, out, 6, "", "die", 3)
@@ -99,6 +100,7 @@ def test_killed_in_a_trial_it_goes_on_with_the_next(data, vit, tmp_path):
     assert len(set(drawn)) == len(drawn)
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_storage(data, vit, tmp_path):
     storage, pipe = tmp_path / "shared.db", tmp_path / "pipe"
     os.mkfifo(pipe)
