@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+from honeclip.cli.options import Device, Json
 
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
 @app.callback()

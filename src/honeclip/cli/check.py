@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from honeclip.cli.options import Json
+
 if TYPE_CHECKING:
     from honeclip.data.pairs import Pairs
     from honeclip.model.clip import Clip
@@ -37,7 +39,7 @@ def check(
         Path, typer.Option("--out", help="Contact sheet of the worst pairs (with --model).", metavar="FILE")
     ] = Path("check.html"),
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda (with --model).")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Look for broken and odd images, duplicates, split leaks and cut captions; or verify a run's checkpoints.
 
@@ -189,14 +191,11 @@ def _worst(clip: Clip, pairs: Pairs, out: Path) -> list[dict[str, Any]]:
 
 def _print(result: dict[str, Any]) -> None:
     """The counts, the problems by kind, and the worst pairs, on standard output."""
-    from rich.console import Console
     from rich.table import Table
 
-    from honeclip.cli.output import LOG_WIDTH
+    from honeclip.cli import output
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = output.console(soft_wrap=True)
     splits = ", ".join(f"{count} {name}" for name, count in result["splits"].items())
     console.print(f"{result['data']}: {result['usable']} of {result['rows']} rows can be used ({splits})")
     console.print(f"{result['distinct_images']} distinct images, {result['distinct_captions']} distinct captions")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from honeclip.cli.options import Device, Json
+
 if TYPE_CHECKING:
     from honeclip.evaluation.comparison import Comparison
 
@@ -34,8 +36,8 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and compare.json.", metavar="DIR")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the matrix as one JSON object.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
+    as_json: Json = False,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of bootstrap, paired test and example pictures.", min=0)] = 0,
 ) -> None:
     """Score models over data sets on the same queries: differences with 95 % intervals, and which stay clear of chance.
@@ -73,10 +75,9 @@ def compare(
 
 def _print(found: Comparison) -> None:
     """The verdict, and the matrix of scores under it."""
-    from rich.console import Console
     from rich.table import Table
 
-    from honeclip.cli.output import show
+    from honeclip.cli.output import console, show
     from honeclip.evaluation import compare_page
 
     show(compare_page.verdict(found))
@@ -87,4 +88,4 @@ def _print(found: Comparison) -> None:
         table.add_column(name, justify="right")
     for name, cells in rows:
         table.add_row(name, *cells)
-    Console(highlight=False, markup=False).print(table)
+    console().print(table)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from honeclip.cli.options import Device, Json
+
 
 def doctor(
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Say which device honeclip uses and why, and compare one small batch on it with the CPU in float32.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from honeclip.cli.options import Json
+
 # A group of its own: `honeclip domains` lists, `honeclip domains show NAME` prints.
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
@@ -14,7 +16,7 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 @app.callback()
 def domains(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the list as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the domains: how images of a field may change, how its labels become prompts.
 

@@ -88,13 +88,12 @@ def _sizes(text: str | None) -> list[int]:
 
 def _print(report: Report) -> None:
     """The table of scores on standard output, and the verdict above it."""
-    from rich.console import Console
     from rich.table import Table
 
-    from honeclip.cli.output import LOG_WIDTH, show
+    from honeclip.cli import output
     from honeclip.evaluation import wording
 
-    show(wording.verdict(None, report.metrics, None, report.answers))
+    output.show(wording.verdict(None, report.metrics, None, report.answers))
     scores: dict[str, Any] = wording.table(None, report.metrics, None, report.answers)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -105,9 +104,7 @@ def _print(report: Report) -> None:
         for row in group["rows"]:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = output.console()
     console.print(table)
     if report.sizes is not None:
         _print_sizes(console, report.sizes)

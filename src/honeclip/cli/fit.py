@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from honeclip.cli.options import Config, Device, Domain, Json, Model, TrainingData
+
 
 class Command(typer.core.TyperCommand):
     """Adds every config key to the help, from the config itself, and only when the help is asked for."""
@@ -22,15 +24,10 @@ class Command(typer.core.TyperCommand):
 
 def fit(
     out: Annotated[Path, typer.Option("--out", help="The run folder.", metavar="RUN")],
-    data: Annotated[
-        str | None, typer.Option("--data", help="Manifest, folder with a pairs.csv, or shards.", metavar="D")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME.", metavar="M"),
-    ] = None,
-    domain: Annotated[str | None, typer.Option("--domain", help="Domain name or file.", metavar="N")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with any of the keys below.")] = None,
+    data: TrainingData = None,
+    model: Model = None,
+    domain: Domain = None,
+    config: Config = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="One key, above the file: train.batch=128.", metavar="A.B=V")
     ] = None,
@@ -38,8 +35,8 @@ def fit(
         bool, typer.Option("--resume", help="Go on with the run in RUN; nothing else is needed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Fine-tune a model on image-text pairs, measure it before and after on held-out ones, and write a report.
 

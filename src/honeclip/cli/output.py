@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from honeclip.monitoring.events import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LOG_WIDTH = 160
 """Characters of a table where nobody says how wide the paper is."""
@@ -27,6 +30,20 @@ def emit(result: Mapping[str, Any]) -> None:
 def show(text: str) -> None:
     """Prints a result for people on standard output."""
     print(text, flush=True)
+
+
+def console(*, soft_wrap: bool = False) -> Console:
+    """Standard output for tables, `LOG_WIDTH` wide where it is no terminal.
+
+    Args:
+        soft_wrap: long lines are left to the terminal.
+    """
+    from rich.console import Console
+
+    made = Console(highlight=False, markup=False, soft_wrap=soft_wrap)
+    if not made.is_terminal:
+        made.width = LOG_WIDTH
+    return made
 
 
 def say(text: str) -> None:

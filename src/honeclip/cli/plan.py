@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from honeclip.cli.options import Device, Json
+
 if TYPE_CHECKING:
     from honeclip.training.choice import Choice
     from honeclip.training.forecast import Forecast, Table
@@ -34,8 +36,8 @@ def plan(
     ] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16, fp16 or fp64.")] = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="A folder for the page with the picture.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Say what fits: micro-batch, kept graphs, predicted peak and overhead for sizes and memories.
 

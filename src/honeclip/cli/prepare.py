@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from honeclip.cli.options import Json
+
 PATIENTS = "A tree of DICOM files"
 
 
@@ -22,7 +24,7 @@ def prepare(
         ),
     ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a pairs.csv that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    as_json: Json = False,
     to: Annotated[
         Literal["as-is", "png"],
         typer.Option(

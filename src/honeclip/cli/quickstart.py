@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from honeclip.cli.options import Device
+
 
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="The run folder; data, model and report lie in it.")] = Path(
         "runs/quickstart"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Fine-tune on molecules drawn here, and show what was won.
 

@@ -8,19 +8,15 @@ from typing import Annotated
 import typer
 
 from honeclip.cli.fit import Command as Command
+from honeclip.cli.options import Config, Device, Domain, Json, Model, TrainingData
 
 
 def tune(
     out: Annotated[Path, typer.Option("--out", help="Folder of the study.", metavar="DIR")],
-    data: Annotated[
-        str | None, typer.Option("--data", help="Manifest, folder with a pairs.csv, or shards.", metavar="D")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME.", metavar="M"),
-    ] = None,
-    domain: Annotated[str | None, typer.Option("--domain", help="Domain name or file.", metavar="N")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with any of the keys below.")] = None,
+    data: TrainingData = None,
+    model: Model = None,
+    domain: Domain = None,
+    config: Config = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="One key that stays as it is: train.batch=128.", metavar="A.B=V")
     ] = None,
@@ -29,8 +25,8 @@ def tune(
         str | None, typer.Option("--storage", help="Database URL that several processes share.", metavar="URL")
     ] = None,
     pruner: Annotated[str, typer.Option("--pruner", help="median, hyperband or none.")] = "median",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Try losses, temperatures, rates and freezing by their score on val; what --set and --config fix stays.
 

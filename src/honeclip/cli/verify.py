@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from honeclip.cli.options import Data, Device, Json
+
 
 def verify(
-    data: Annotated[str, typer.Option("--data", help="Manifest, or a folder with a pairs.csv.", metavar="D")],
+    data: Data,
     model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "starter",
     batch: Annotated[int, typer.Option("--batch", help="Effective batch in pairs.", min=2)] = 32,
     micro_batch: Annotated[int, typer.Option("--micro-batch", help="Pairs through a tower at once.", min=1)] = 4,
@@ -16,8 +18,8 @@ def verify(
         list[str] | None,
         typer.Option("--set", help="A key of the config, as in fit: loss.kind=siglip.", metavar="A.B=V"),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Compare the gradients of the cached step with those of a plain step, every parameter, scale and bias included.
 

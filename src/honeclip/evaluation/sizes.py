@@ -21,7 +21,7 @@ from honeclip.errors import BadInput, ModelError
 from honeclip.evaluation.cost import cost
 from honeclip.evaluation.perturb import PERTURBATIONS
 from honeclip.model.clip import Clip
-from honeclip.model.resize import patch_px
+from honeclip.model.resize import nearest_size, patch_px
 from honeclip.model.scales import sharing
 
 LARGEST_PX = 4096
@@ -86,7 +86,7 @@ def at_sizes(clip: Clip, sizes_px: Sequence[int]) -> AtSizes:
     for size in sizes_px:
         if not 1 <= size <= LARGEST_PX:
             raise BadInput(f"a size of {size} px: sizes go from 1 to {LARGEST_PX} pixels, such as 128,160,224")
-        nearest = max(patch, (size + patch // 2) // patch * patch)
+        nearest = nearest_size(clip, max(size, patch))
         if nearest != size:
             notes.append(f"{size} px is no multiple of the model's patch of {patch} px: {nearest} px was taken.")
         taken.append(nearest)
