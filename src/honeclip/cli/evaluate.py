@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from honeclip.evaluation.report import Report
     from honeclip.evaluation.robustness import Sizes
+    from honeclip.evaluation.suite import Suite
 
 
 def evaluate(
@@ -109,8 +110,31 @@ def _print(report: Report) -> None:
     if not console.is_terminal:
         console.width = LOG_WIDTH
     console.print(table)
+    if report.suite is not None:
+        _print_suite(console, report.suite)
     if report.sizes is not None:
         _print_sizes(console, report.sizes)
+
+
+def _print_suite(console: Console, suite: Suite) -> None:
+    """Its sentence and its first table; the page has the rest."""
+    from rich.table import Table
+
+    from honeclip.cli.output import show
+    from honeclip.evaluation import suite_page
+
+    show(f"\n{suite.title}: {suite.verdict}")
+    found = suite_page.text_table(suite)
+    if found is not None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for name in found.columns:
+            table.add_column(name, justify="right")
+        for name, cells in found.rows:
+            table.add_row(name, *(f"{one.text}  {one.small}".rstrip() for one in cells))
+        console.print(table)
+    for note in suite.notes:
+        show(f"- {note}")
 
 
 def _print_sizes(console: Console, sizes: Sizes) -> None:

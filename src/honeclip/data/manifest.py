@@ -34,6 +34,7 @@ FORMS = (
 )
 MANIFEST_NAMES = ("pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet")
 LABEL_SEPARATOR = ";"
+_SCALARS = (str, bool, int, float)
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ def read(data: str | Path, columns: Mapping[str, str] | None = None) -> Manifest
     if not table.records:
         raise DataError(f"{source}: the manifest has columns ({', '.join(table.columns)}) but no rows")
     folder = source if source.is_dir() else source.parent
+    others = [column for column in table.columns if column not in chosen.values()]
     rows = tuple(
-        _row(number + 1, record, chosen, folder, table.faults.get(number, ""))
+        _row(number + 1, record, chosen, folder, table.faults.get(number, ""), others)
         for number, record in enumerate(table.records)
     )
     values = {
@@ -175,7 +177,14 @@ def _found(columns: Sequence[str]) -> str:
     return f"the columns found are: {', '.join(shown) or 'none'}"
 
 
-def _row(number: int, record: Mapping[str, Any], chosen: Mapping[str, str], folder: Path, fault: str) -> Row:
+def _row(
+    number: int,
+    record: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    folder: Path,
+    fault: str,
+    others: Sequence[str] = (),
+) -> Row:
     values = {field: record.get(column) for field, column in chosen.items()}
     image = values.get("image")
     caption = values.get("caption")
@@ -191,6 +200,7 @@ def _row(number: int, record: Mapping[str, Any], chosen: Mapping[str, str], fold
         split=_text(values.get("split")),
         group=_text(values.get("group")),
         fault=fault,
+        more={name: _text(value) if isinstance(value := record.get(name), _SCALARS) else "" for name in others},
     )
 
 
