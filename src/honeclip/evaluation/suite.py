@@ -22,7 +22,7 @@ from honeclip.evaluation.intervals import Figure
 from honeclip.evaluation.zeroshot import Classes
 from honeclip.model.clip import Clip
 
-MOST_ROWS = 5000
+MOST_ROWS = 2000
 """Rows of another split that a suite is given, drawn by the seed where it has more: it chooses thresholds on them."""
 
 
