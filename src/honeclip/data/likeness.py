@@ -41,8 +41,7 @@ def hashes(images: Sequence[ImageRef]) -> tuple[NDArray[np.uint8], NDArray[np.bo
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = list(pool.map(one, images))
     bits = np.stack([np.zeros(BITS // 8, dtype=np.uint8) if one is None else one for one in found])
-    good: NDArray[np.bool_] = bits.any(axis=1)
-    return bits, good
+    return bits, bits.max(axis=1) > 0
 
 
 def distances(one_N: NDArray[np.uint8], other_M: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from honeclip.data.pairs import Pairs
 from honeclip.domains.domain import Domain
+from honeclip.embedding.embed import embed
+from honeclip.embedding.features import Features
 from honeclip.evaluation.calibration import logistic_temperature, softmax_temperature
 from honeclip.evaluation.multilabel import truth_of
 from honeclip.evaluation.operating import threshold_of_sensitivity, threshold_of_specificity
 from honeclip.evaluation.scorer import Scorer, is_normal, of_classes, of_pairs
-from honeclip.evaluation.suite import Split
+from honeclip.evaluation.suite import Split, split_of
 from honeclip.evaluation.zeroshot import Classes, classes
 from honeclip.model.calibration import Calibration
 from honeclip.model.clip import Clip
@@ -52,6 +55,26 @@ def scorer_for(
     if several or len(labels) < 2:
         return of_pairs(clip, domain, findings, labels)
     return of_classes(known or classes(clip, domain, labels))
+
+
+def of_validation(
+    clip: Clip, domain: Domain, labels: Sequence[str], val: Pairs, data: str, features: Features | None = None
+) -> Calibration | None:
+    """What a run stores with its model: embeds a validation split and fits on it; None where it has no labels to fit on.
+
+    Args:
+        clip: the model that is handed over.
+        domain: prompts and normal labels.
+        labels: of the whole data set.
+        val: rows of its validation split.
+        data: its name.
+        features: caches of frozen tower bodies.
+    """
+    if not any(val.labels):
+        return None
+    split = split_of("val", val, embed(clip, val, features=features))
+    scorer = scorer_for(clip, domain, labels, [split])
+    return fit(scorer, domain, split, data) if scorer else None
 
 
 def fit(scorer: Scorer, domain: Domain, val: Split, data: str) -> Calibration | None:

@@ -90,8 +90,8 @@ def verdict(found: Found) -> str:
     """The AUROC of the finding with most positives, and its sensitivity at the threshold from validation."""
     name = _by_positives(found)[0]
     positives = found.metrics["positives"][name]
-    said = f"{name}: AUROC {told(found.metrics['auroc'][name])} over {len(found.pictures)} pictures, "
-        f"{positives} of which have it"
+    auroc = told(found.metrics["auroc"][name])
+    said = f"{name}: AUROC {auroc} over {len(found.pictures)} pictures, {positives} of which have it"
     sensitivity = found.metrics["sensitivity_at_95_specificity"].get(name)
     if sensitivity:
         said += f"; sensitivity {told(sensitivity)} at the threshold that had 95 % specificity on validation"
