@@ -130,9 +130,11 @@ def _scorer(clip: Clip, domain: Domain, labels: list[str], kind: str | None) -> 
 
 def _calibrated(known: Calibration | None, stored: Calibration | None, labels: Sequence[str]) -> str:
     if known:
-        return f"Probabilities are at the temperature {known.temperature:.3g}, fitted on {known.pictures} pictures of {known.data}."
+        return f"Probabilities at the temperature {known.temperature:.3g}, fitted on {known.pictures} pictures of {known.data}."
     if stored is None:
-        return "Probabilities are not calibrated: the model carries no temperature; honeclip fit stores one where val has labels."
+        return (
+            "Probabilities are not calibrated: the model has no temperature; honeclip fit stores one if val has labels."
+        )
     return (
         f"Probabilities are not calibrated: the model's temperature was fitted for {', '.join(stored.labels)}, and not for "
         f"{', '.join(labels)}."
