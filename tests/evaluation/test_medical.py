@@ -140,6 +140,14 @@ def test_temperature_and_thresholds_are_those_of_validation(clip, medical, scans
         assert reached["value"] == pytest.approx(specificity, abs=1 / 60)
 
 
+def test_a_threshold_that_does_not_keep_its_promise_is_named(report):
+    for name, chosen in report.metrics["medical"]["thresholds"].items():
+        for how, what in (("specificity_95", "specificity"), ("sensitivity_95", "sensitivity")):
+            said = any(note.startswith(f"{name}: the threshold {how} was chosen") for note in report.suite.notes)
+            assert said == (chosen[how][what]["high"] < 0.95)
+    assert "and specificity" in report.suite.verdict
+
+
 def test_nothing_is_chosen_on_what_is_measured(clip, medical, scans):
     found = honeclip.evaluate(clip, scans, domain=medical, split="val")
     assert not {"temperature", "sensitivity_at_95_specificity", "thresholds", "ece_scaled"} & set(

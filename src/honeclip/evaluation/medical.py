@@ -73,6 +73,7 @@ def medical(asked: Asked) -> Suite | None:
         return Suite(NAME, medical_page.TITLE, medical_page.NOTHING, _about(scorer, scored, fitted), (), tuple(notes))
     figures = _separation(scored, asked.seed) | _at_thresholds(scored, fitted, asked.seed)
     figures |= _probabilities(scored, fitted, asked.seed)
+    notes += _missed(figures["thresholds"])
     figures["net_benefit"] = _net_benefit(scored, asked.seed)
     figures["prompts"] = prompting.per_template(asked, scorer.kind, scored.rows, scored.findings, scored.truth)
     figures["subgroups"], said = _subgroups(scored, asked, fitted)
@@ -171,6 +172,17 @@ def _at_thresholds(scored: Scored, fitted: Calibration | None, seed: int) -> dic
             figures = known(of, len(scored.rows), seed)
             out[key][name] = figures[value]
             out["thresholds"].setdefault(name, {})[how] = {"probability": chosen[how], reached: figures[reached]}
+    return out
+
+
+def _missed(thresholds: Mapping[str, Any]) -> list[str]:
+    """A sentence for each threshold that clearly does not keep here what it was chosen for."""
+    out = []
+    for name, chosen in thresholds.items():
+        for how, what in ((calibrated.SPECIFICITY, "specificity"), (calibrated.SENSITIVITY, "sensitivity")):
+            reached = chosen[how][what]
+            if reached["high"] < operating.WANTED:
+                out.append(medical_page.missed(name, how, what, reached))
     return out
 
 

@@ -94,9 +94,19 @@ def verdict(found: Found) -> str:
     said = f"{name}: AUROC {auroc} over {len(found.pictures)} pictures, {positives} of which have it"
     sensitivity = found.metrics["sensitivity_at_95_specificity"].get(name)
     if sensitivity:
-        said += f"; sensitivity {told(sensitivity)} at the threshold that had 95 % specificity on validation"
+        reached = told(found.metrics["thresholds"][name][SPECIFICITY]["specificity"])
+        said += f"; at the threshold that had 95 % specificity on validation, sensitivity {told(sensitivity)} and specificity "
+        said += reached
     more = len(found.findings) - 1
     return said + (f". {more} further findings are in the table." if more else ".")
+
+
+def missed(name: str, how: str, what: str, reached: Figure) -> str:
+    """Of a threshold that does not keep here what it was chosen for."""
+    return (
+        f"{name}: the threshold {how} was chosen for a {what} of {operating.WANTED:g} on validation, and has {told(reached)} "
+        "here: the two splits differ, so a threshold for use must be chosen on pictures like those of the use."
+    )
 
 
 def too_many(columns: Sequence[str]) -> str:
