@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 import honeclip
 from honeclip.domains import domain as domains
-from honeclip.errors import NonFiniteError
+from honeclip.errors import BadInput, NonFiniteError
 from honeclip.evaluation.calibration import softmax_temperature
 from honeclip.evaluation.medical_page import LIMITS
 from honeclip.model.load import load
@@ -285,3 +285,44 @@ def test_the_page_and_report_json(report, tmp_path):
     for limit in LIMITS:
         assert limit in page
     assert "sensitivity at 95 % specificity" in page
+
+
+def test_cases_show_truth_answers_and_the_nearest_of_train(clip, medical, scans, tmp_path):
+    found = honeclip.evaluate(clip, scans, domain=medical, cases="10, 11.png")
+    assert [block.title for block in found.cases] == ["Row 10: 9.png", "Row 12: 11.png"]
+    case, labels, *nearest = found.cases[0].cards
+    assert case.title == "Truth: normal. scan 9"
+    cosine = clip.similarity([scans / "9.png"], [one.text for one in case.said])[0]
+    assert [float(one.score) for one in case.said] == pytest.approx(cosine.tolist(), abs=0.006)
+    assert [one.mark == "right" for one in case.said] == [one.text == "scan 9" for one in case.said]
+    assert sum(float(one.score) for one in labels.said) == pytest.approx(1, abs=0.02)
+    assert {one.text for one in labels.said} == set(SHADES)
+    train = [number for number in range(180) if SPLITS[number // 3 % len(SPLITS)] == "train"]
+    near = clip.encode_image([scans / "9.png"]) @ clip.encode_image([scans / f"{number}.png" for number in train]).T
+    assert float(nearest[0].note.rpartition(" ")[2]) == pytest.approx(float(near.max()), abs=2e-3)
+    page = found.save(tmp_path).read_text(encoding="utf-8")
+    assert "Nearest in train, 1" in page
+
+
+def test_random_cases_are_those_of_the_seed(clip, medical, scans):
+    first, again, other = (
+        [block.title for block in honeclip.evaluate(clip, scans, domain=medical, cases="random:4", seed=seed).cases]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert len(first) == 4
+
+
+@pytest.mark.parametrize(
+    ("cases", "says"),
+    [
+        ("4000", "the split has no such case; an id is a row of the manifest"),
+        ("1", "no such case"),  # a row of train
+        ("9.pmg", "such as 9.png"),
+        ("random:0", "random: is followed by how many"),
+        (",", "--cases: give ids"),
+    ],
+)
+def test_a_case_that_is_not_there_is_named(clip, medical, scans, cases, says):
+    with pytest.raises(BadInput, match=says):
+        honeclip.evaluate(clip, scans, domain=medical, cases=cases)

@@ -34,6 +34,14 @@ def evaluate(
         str,
         typer.Option("--pool", help="group: the pictures of one group (patient, part) answer as one.", metavar="group"),
     ] = "",
+    cases: Annotated[
+        str,
+        typer.Option(
+            "--cases",
+            help="Pictures shown one by one: rows or image names with commas between them, or random:N.",
+            metavar="ID,ID|random:N",
+        ),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
@@ -59,6 +67,7 @@ def evaluate(
             device=device,
             seed=seed,
             pool=pool,
+            cases=cases,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:

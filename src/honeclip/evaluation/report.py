@@ -17,7 +17,7 @@ from honeclip.evaluation.answers import Answers, Metrics, paired_difference
 from honeclip.evaluation.examples import Example
 from honeclip.evaluation.forgetting import Forgetting
 from honeclip.evaluation.robustness import Sizes
-from honeclip.evaluation.suite import Suite
+from honeclip.evaluation.suite import Block, Suite
 from honeclip.evaluation.zeroshot import per_class
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail
@@ -41,6 +41,7 @@ class Report:
             from JSON.
         suite: what the suite of the domain found, whose figures are in `metrics` too; None where there is none, and in a report
             restored from JSON.
+        cases: blocks of the pictures that were asked for by name.
     """
 
     metrics: Metrics
@@ -52,6 +53,7 @@ class Report:
     seed: int = 0
     sizes: Sizes | None = None
     suite: Suite | None = None
+    cases: tuple[Block, ...] = ()
 
     def save(self, folder: str | Path) -> Path:
         """Write index.html and report.json into `folder`; gives the path of index.html."""
@@ -143,6 +145,7 @@ def write(
         **_classes(before, after),
         sizes=sizes_page.page(after.sizes, pictures=pictures) if after.sizes else None,
         suite=suite_page.page(after.suite, pictures=pictures) if after.suite else None,
+        cases=suite_page.blocks(after.cases, pictures=pictures),
         forgetting=forgetting_page.page(forgetting, events) if forgetting else None,
         sections=sections,
         repeat=repeat or after.repeat,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ def page(suite: Suite, *, pictures: bool = True) -> dict[str, Any]:
     return {
         "title": suite.title,
         "verdict": suite.verdict,
-        "blocks": [_block(block, pictures) for block in suite.blocks if pictures or _says_more(block)],
+        "blocks": blocks(suite.blocks, pictures=pictures),
         "notes": suite.notes,
         "limits": suite.limits,
     }
+
+
+def blocks(found: Sequence[Block], *, pictures: bool = True) -> list[dict[str, Any]]:
+    """Blocks as the template `blocks.html` takes them."""
+    return [_block(block, pictures) for block in found if pictures or _says_more(block)]
 
 
 def _says_more(block: Block) -> bool:
