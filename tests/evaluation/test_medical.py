@@ -302,6 +302,7 @@ def test_cases_show_truth_answers_and_the_nearest_of_train(clip, medical, scans,
     assert float(nearest[0].note.rpartition(" ")[2]) == pytest.approx(float(near.max()), abs=2e-3)
     page = found.save(tmp_path).read_text(encoding="utf-8")
     assert "Nearest in train, 1" in page
+    assert '<li><span class="mark"></span><small>' in page, "a line without a mark keeps its columns"
 
 
 def test_random_cases_are_those_of_the_seed(clip, medical, scans):
