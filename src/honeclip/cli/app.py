@@ -44,7 +44,19 @@ def _honeclip(
     """
 
 
-for _verb in ("quickstart", "doctor", "prepare", "check", "fit", "verify", "plan", "evaluate", "compare", "tune"):
+for _verb in (
+    "quickstart",
+    "doctor",
+    "prepare",
+    "check",
+    "fit",
+    "verify",
+    "plan",
+    "evaluate",
+    "compare",
+    "tune",
+    "predict",
+):
     _module = importlib.import_module(f"honeclip.cli.{_verb}")
     app.command(_verb, cls=getattr(_module, "Command", None))(getattr(_module, _verb))
 for _group in ("domains", "bench"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from honeclip.evaluation.report import Report
     from honeclip.evaluation.robustness import Sizes
+    from honeclip.evaluation.suite import Suite
 
 
 def evaluate(
@@ -32,6 +33,14 @@ def evaluate(
     pool: Annotated[
         str,
         typer.Option("--pool", help="group: the pictures of one group (patient, part) answer as one.", metavar="group"),
+    ] = "",
+    cases: Annotated[
+        str,
+        typer.Option(
+            "--cases",
+            help="Pictures shown one by one: rows or image names with commas between them, or random:N.",
+            metavar="ID,ID|random:N",
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
@@ -58,6 +67,7 @@ def evaluate(
             device=device,
             seed=seed,
             pool=pool,
+            cases=cases,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:
@@ -106,8 +116,31 @@ def _print(report: Report) -> None:
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
     console = output.console()
     console.print(table)
+    if report.suite is not None:
+        _print_suite(console, report.suite)
     if report.sizes is not None:
         _print_sizes(console, report.sizes)
+
+
+def _print_suite(console: Console, suite: Suite) -> None:
+    """Its sentence and its first table; the page has the rest."""
+    from rich.table import Table
+
+    from honeclip.cli.output import show
+    from honeclip.evaluation import suite_page
+
+    show(f"\n{suite.title}: {suite.verdict}")
+    found = suite_page.text_table(suite)
+    if found is not None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for name in found.columns:
+            table.add_column(name, justify="right")
+        for name, cells in found.rows:
+            table.add_row(name, *(f"{one.text}  {one.small}".rstrip() for one in cells))
+        console.print(table)
+    for note in suite.notes:
+        show(f"- {note}")
 
 
 def _print_sizes(console: Console, sizes: Sizes) -> None:

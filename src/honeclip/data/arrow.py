@@ -31,7 +31,8 @@ ABSENT = -1
 
 
 def read_parquet(path: Path, known: Collection[str]) -> Table:
-    """A Parquet manifest; only the columns whose names are `known` are read (others may hold embeddings, or masks).
+    """A Parquet manifest; columns whose names are not `known` are read only where they hold one short
+    value a row (others may hold embeddings, or masks).
 
     Raises:
         DataError: the file is damaged.
@@ -59,7 +60,7 @@ def is_saved_dataset(folder: Path) -> bool:
 def read_saved_dataset(folder: Path, known: Collection[str]) -> Table:
     """A folder written by `save_to_disk`; with several splits their names become the column `split`.
 
-    Only the columns whose names are `known` are read.
+    Columns whose names are not `known` are read only where they hold one short value a row.
 
     Raises:
         DataError: a file of it is missing or damaged.
@@ -210,7 +211,15 @@ def _records(table: Any, schema: Any, members: dict[str, list[Member | None]], r
 
 
 def _wanted(schema: Any, known: Collection[str]) -> list[Any]:
-    return [field for field in schema if field.name.strip().casefold() in known]
+    """The columns that are read: those of the known names, and of the others those of one short value a row."""
+    return [field for field in schema if field.name.strip().casefold() in known or _is_short(field.type)]
+
+
+def _is_short(kind: Any) -> bool:
+    """Whether a type is text, a number, a truth value or a category: what subgroups may be made of."""
+    types = pa.types
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
+    return bool(is_text or types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

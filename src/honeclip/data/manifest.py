@@ -34,6 +34,7 @@ FORMS = (
 )
 MANIFEST_NAMES = ("pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet")
 LABEL_SEPARATOR = ";"
+_SCALARS = (str, bool, int, float)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Manifest:
     notes: tuple[str, ...]
 
 
-def read(data: str | Path, columns: Mapping[str, str] | None = None) -> Manifest:
+def read(data: str | Path, columns: Mapping[str, str] | None = None, *, images_alone: bool = False) -> Manifest:
     """Read a manifest of any form.
 
     Args:
         data: one of FORMS.
         columns: field -> column name, where the manifest uses other names.
+        images_alone: neither captions nor labels are needed.
 
     Raises:
         DataError: there is nothing there, the form is unknown, no image column or neither captions nor labels (the
@@ -69,12 +71,13 @@ def read(data: str | Path, columns: Mapping[str, str] | None = None) -> Manifest
     if unknown:
         raise DataError(f"columns: {', '.join(unknown)} is no field of a manifest; the fields are {', '.join(FIELDS)}")
     source, table = _open(str(data), mapping)
-    chosen = _choose(table.columns, mapping, source)
+    chosen = _choose(table.columns, mapping, source, images_alone)
     if not table.records:
         raise DataError(f"{source}: the manifest has columns ({', '.join(table.columns)}) but no rows")
     folder = source if source.is_dir() else source.parent
+    others = [column for column in table.columns if column not in chosen.values()]
     rows = tuple(
-        _row(number + 1, record, chosen, folder, table.faults.get(number, ""))
+        _row(number + 1, record, chosen, folder, table.faults.get(number, ""), others)
         for number, record in enumerate(table.records)
     )
     values = {
@@ -83,7 +86,7 @@ def read(data: str | Path, columns: Mapping[str, str] | None = None) -> Manifest
         "split": any(row.split for row in rows),
         "group": any(row.group for row in rows),
     }
-    if not values["caption"] and not values["label"]:
+    if not (images_alone or values["caption"] or values["label"]):
         raise DataError(f"{source}: no row has a caption or a label; {_found(table.columns)}")
     return Manifest(source, rows, frozenset(name for name, there in values.items() if there), table.notes)
 
@@ -149,7 +152,7 @@ def _known(mapping: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name.strip().casefold() for name in names)
 
 
-def _choose(found: Sequence[str], mapping: Mapping[str, str], source: Path) -> dict[str, str]:
+def _choose(found: Sequence[str], mapping: Mapping[str, str], source: Path, images_alone: bool) -> dict[str, str]:
     """Field -> column name as it stands in the manifest, for the fields that are there."""
     by_name = {name.strip().casefold(): name for name in reversed(found)}
     absent = [name for name in mapping.values() if name.strip().casefold() not in by_name]
@@ -161,7 +164,7 @@ def _choose(found: Sequence[str], mapping: Mapping[str, str], source: Path) -> d
         column = next((by_name[name.strip().casefold()] for name in wanted if name.strip().casefold() in by_name), None)
         if column is not None:
             chosen[field] = column
-    if "image" not in chosen or not {"caption", "label"} & set(chosen):
+    if "image" not in chosen or not (images_alone or {"caption", "label"} & set(chosen)):
         fault = "no image column" if "image" not in chosen else "no captions"
         raise DataError(
             f"{source}: {fault}; {_found(found)}. The first line must be a header with `image` and `caption` or "
@@ -175,7 +178,14 @@ def _found(columns: Sequence[str]) -> str:
     return f"the columns found are: {', '.join(shown) or 'none'}"
 
 
-def _row(number: int, record: Mapping[str, Any], chosen: Mapping[str, str], folder: Path, fault: str) -> Row:
+def _row(
+    number: int,
+    record: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    folder: Path,
+    fault: str,
+    others: Sequence[str] = (),
+) -> Row:
     values = {field: record.get(column) for field, column in chosen.items()}
     image = values.get("image")
     caption = values.get("caption")
@@ -191,6 +201,7 @@ def _row(number: int, record: Mapping[str, Any], chosen: Mapping[str, str], fold
         split=_text(values.get("split")),
         group=_text(values.get("group")),
         fault=fault,
+        more={name: _text(value) if isinstance(value := record.get(name), _SCALARS) else "" for name in others},
     )
 
 

@@ -7,7 +7,7 @@ the loss and in retrieval; only equal images (and `group`) bind rows to one spli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ class Pairs:
         files: each image as the manifest names it; () where no manifest was read.
         sizes: (width, height) of each image in pixels; () where nobody looked.
         notes: sentences on how the manifest was read and divided.
+        more: column -> its value in each row as text, of the manifest's columns that mean nothing to honeclip (sex, age band,
+            device, ...), for figures by subgroup.
     """
 
     source: Path
@@ -64,6 +66,7 @@ class Pairs:
     files: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -95,6 +98,7 @@ class Pairs:
             image_sha=tuple(self.image_sha[row] for row in chosen),
             files=tuple(self.files[row] for row in chosen) if self.files else (),
             sizes=tuple(self.sizes[row] for row in chosen) if self.sizes else (),
+            more={name: tuple(values[row] for row in chosen) for name, values in self.more.items()},
         )
 
     def bad_fraction(self) -> float:
@@ -181,6 +185,7 @@ def read(
         problems=(),
         total_rows=len(found.rows),
         notes=(*found.notes, *notes),
+        more={name: tuple(row.more[name] for row in good) for name in (good[0].more if good else ())},
     )
     problems = [*unusable.values(), *findings.notes(found, good, seen, chosen)]
     return replace(pairs, problems=tuple(sorted(problems, key=lambda one: one.row)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -52,6 +53,7 @@ class Row:
         split: as written, "" where there is none.
         group: "" where there is none.
         fault: why the row cannot be used at all, "" where it can be read.
+        more: column -> value as text, of the columns that are no field of a manifest (sex, device, ...); "" where it is empty.
     """
 
     row: int
@@ -62,6 +64,7 @@ class Row:
     split: str
     group: str
     fault: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 KINDS = (

@@ -201,6 +201,9 @@ class Domain:
         label_names: label as in the data -> words that stand in prompts; `label_text` says what a missing one is.
         label_synonyms: label -> further words for it; prompts for zero-shot are made of them too.
         normal_labels: labels that mean "nothing wrong"; empty where the field knows no such thing.
+        negative_templates: prompts with `{label}` that say that it is not there, as in "no {label}"; () lets the prompts of the
+            normal label stand in.
+        suite: the evaluation suite of the field, "" for none.
         selection: how the best checkpoint is found on val. "retrieval": mean of both R@10, and balanced accuracy where
             R@10 is left out; "balanced_accuracy": that, and retrieval where there are no labels; "metrics": the mean of
             `metrics` by their weights; "auto": "retrieval".
@@ -225,6 +228,8 @@ class Domain:
     label_names: Mapping[str, Words] = field(default_factory=dict)
     label_synonyms: Mapping[str, tuple[Words, ...]] = field(default_factory=dict)
     normal_labels: tuple[Words, ...] = ()
+    negative_templates: tuple[Annotated[str, AfterValidator(_template)], ...] = ()
+    suite: Literal["", "medical", "industrial", "scientific"] = ""
     selection: Literal["auto", "retrieval", "balanced_accuracy", "metrics"] = "auto"
     metrics: Mapping[Metric, Weight] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)

@@ -21,13 +21,15 @@ from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import Embeddings, embed
 from honeclip.embedding.features import Features, Progress
 from honeclip.errors import BadInput, DataError
-from honeclip.evaluation import robustness, selection, zeroshot
+from honeclip.evaluation import cases as case_studies
+from honeclip.evaluation import robustness, selection, suites, zeroshot
 from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.report import Report
 from honeclip.evaluation.sizes import AtSizes, at_sizes
+from honeclip.evaluation.suite import Asked, Block, split_of
 from honeclip.evaluation.zeroshot import Classes
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
@@ -49,6 +51,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     pool: str = "",
+    cases: str = "",
     progress: Progress | None = None,
 ) -> Report:
     """`honeclip.evaluate`: any model on any data.
@@ -64,6 +67,7 @@ def evaluate(
         seed: of the bootstrap and of the example pictures.
         pool: "group": the pictures of one `group` (a patient, a part) answer as one, see `evaluation.pooling`; "": each by
             itself.
+        cases: pictures that are shown one by one, see `evaluation.cases.rows_of`; "" for none.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -88,9 +92,11 @@ def evaluate(
         raise DataError(
             f"{everything.source}: --pool group needs a column `group` that says which rows are of one thing"
         )
+    shown = case_studies.rows_of(cases, pairs, seed) if cases else ()
     named = ["--domain", domain] if isinstance(domain, str) else []
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
     over += ["--pool", pool] if pool else []
+    over += ["--cases", cases] if cases else []
     command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
     return score(
         clip,
@@ -103,6 +109,8 @@ def evaluate(
         repeat=shlex.join([*command, "--seed", str(seed)]),
         sized=sized,
         by_group=bool(pool),
+        everything=everything,
+        cases=shown,
         notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
         progress=progress,
     )
@@ -120,6 +128,8 @@ def score(
     features: Features | None = None,
     sized: AtSizes | None = None,
     by_group: bool = False,
+    everything: Pairs | None = None,
+    cases: tuple[int, ...] = (),
     batch_size: int = 64,
     repeat: str = "",
     notes: Sequence[str] = (),
@@ -138,6 +148,9 @@ def score(
         features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
         sized: the model at other sizes, which are scored as well; not together with `features`.
         by_group: the pictures of one group answer as one; not together with `sized`.
+        everything: all rows of the data set: the suite of the domain runs, and may choose thresholds on another split; None
+            leaves the suite out, as while a run goes on.
+        cases: rows of the manifest that are shown one by one; needs `everything`, for the nearest cases of train.
         batch_size: images through the model at once, where it is scored at one size.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
@@ -149,12 +162,14 @@ def score(
     """
     if not len(pairs):
         raise DataError(f"{pairs.source}: the split {split!r} has no rows")
+
+    def embedded(rows: Pairs, known: Embeddings | None = None) -> Embeddings:
+        found = known or embed(clip, rows, batch_size=batch_size, features=features, progress=progress)
+        return pooled(found, [rows.groups[row] for row in found.rows]) if by_group else found
+
     seen = over_sizes.embed(sized, pairs, progress) if sized else None
-    embeddings = (
-        seen.native if seen else embed(clip, pairs, batch_size=batch_size, features=features, progress=progress)
-    )
+    embeddings = embedded(pairs, seen.native if seen else None)
     if by_group:
-        embeddings = pooled(embeddings, [pairs.groups[row] for row in embeddings.rows])
         count = len(set(embeddings.file_of.tolist()))
         notes = [
             *notes,
@@ -166,6 +181,14 @@ def score(
     if sized and seen:
         compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
         found |= compared.metrics()
+    suite, studies = None, tuple[Block, ...]()
+    if everything is not None:
+        other = suites.others(everything, split, embedded, seed)
+        of = split_of(split, pairs, embeddings)
+        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed)
+        suite = suites.run(asked)
+        studies = case_studies.blocks(asked, cases) if cases else ()
+        found |= {suite.name: dict(suite.metrics)} if suite else {}
     said = [*notes, *(f"Left out, for it could not be read: {failure}" for failure in embeddings.failed)]
     return Report(
         metrics=found,
@@ -176,6 +199,8 @@ def score(
         notes=tuple(said),
         seed=seed,
         sizes=compared,
+        suite=suite,
+        cases=studies,
     )
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from honeclip.evaluation import forgetting_page, sizes_page, wording
+from honeclip.evaluation import forgetting_page, sizes_page, suite_page, wording
 from honeclip.evaluation.answers import Answers, Metrics, paired_difference
 from honeclip.evaluation.examples import Example
 from honeclip.evaluation.forgetting import Forgetting
 from honeclip.evaluation.robustness import Sizes
+from honeclip.evaluation.suite import Block, Suite
 from honeclip.evaluation.zeroshot import per_class
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail
@@ -38,6 +39,9 @@ class Report:
         seed: of the bootstrap.
         sizes: what other sizes and changed pictures do to the scores; None where nobody asked, and in a report restored
             from JSON.
+        suite: what the suite of the domain found, whose figures are in `metrics` too; None where there is none, and in a report
+            restored from JSON.
+        cases: blocks of the pictures that were asked for by name.
     """
 
     metrics: Metrics
@@ -48,6 +52,8 @@ class Report:
     notes: tuple[str, ...] = ()
     seed: int = 0
     sizes: Sizes | None = None
+    suite: Suite | None = None
+    cases: tuple[Block, ...] = ()
 
     def save(self, folder: str | Path) -> Path:
         """Write index.html and report.json into `folder`; gives the path of index.html."""
@@ -138,6 +144,8 @@ def write(
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),
         sizes=sizes_page.page(after.sizes, pictures=pictures) if after.sizes else None,
+        suite=suite_page.page(after.suite, pictures=pictures) if after.suite else None,
+        cases=suite_page.blocks(after.cases, pictures=pictures),
         forgetting=forgetting_page.page(forgetting, events) if forgetting else None,
         sections=sections,
         repeat=repeat or after.repeat,

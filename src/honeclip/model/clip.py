@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from honeclip.errors import DataError, ModelError
 from honeclip.model import build, towers
+from honeclip.model.calibration import Calibration
 from honeclip.model.windows import over_windows
 from honeclip.preprocess.preprocess import Preprocess, normalise
 
@@ -61,6 +62,7 @@ class Clip:
         base: what it was made of.
         domain: the domain it was fine-tuned for, as a mapping; None for a model that was not.
         trims_text: True where cutting padding off changes no embedding (checked when it was loaded).
+        calibration: temperature and thresholds that were fitted on validation; None for a model without.
         room_bytes: what a forward may take beside what is there already; None where nobody set a bound.
     """
 
@@ -73,6 +75,7 @@ class Clip:
     domain: dict[str, Any] | None = None
     trims_text: bool = False
     room_bytes: int | None = None
+    calibration: Calibration | None = None
 
     @property
     def embed_dim(self) -> int:

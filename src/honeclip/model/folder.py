@@ -3,7 +3,7 @@
 open_clip_config.json         {"model_cfg", "preprocess_cfg"}: the EFFECTIVE size, activation, context length
 open_clip_model.safetensors   float32 weights
 README.md                     the model card
-honeclip.json                 what open_clip has no place for: preprocessing in full, base, domain
+honeclip.json                 what open_clip has no place for: preprocessing in full, base, domain, calibration if there is one
 tokenizer.json, ...           where the tokenizer has files
 config.json                   where the text tower is one of transformers; its `hf_model_name` is "./" for `starter`
 """
@@ -26,6 +26,7 @@ from torch import nn
 from honeclip.checkpoint import tensors
 from honeclip.errors import HoneclipError, ModelError
 from honeclip.model import build
+from honeclip.model.calibration import Calibration
 from honeclip.model.clip import FORMAT, Base, Clip, check_format, place
 from honeclip.preprocess.preprocess import Preprocess
 
@@ -85,6 +86,7 @@ def _write(clip: Clip, folder: Path, card: str) -> None:
         "preprocess": clip.preprocess.to_json(),
         "base": asdict(clip.base),
         "domain": clip.domain,
+        **({"calibration": clip.calibration.to_json()} if clip.calibration else {}),
     }
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / OURS).write_text(json.dumps(ours, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -115,6 +117,7 @@ def read(folder: Path, *, device: Device, source: str = "", network: bool = Fals
     model = build.build(config, folder, network=network)
     load_weights(model, weights)
     tokenizer = build.tokenizer(config, folder, network=network)
+    calibration = None
     if (folder / OURS).is_file():
         ours = read_json(folder / OURS)
         check_format(ours, str(folder / OURS))
@@ -123,10 +126,13 @@ def read(folder: Path, *, device: Device, source: str = "", network: bool = Fals
             Base(**ours["base"]),
             ours["domain"],
         )
+        calibration = Calibration.from_json(ours["calibration"]) if ours.get("calibration") else None
     else:
         preprocess = Preprocess.from_open_clip(content.get("preprocess_cfg", {}), square(config), tokenizer)
         base, domain = Base(source, licence(folder), False), None
-    return place(model, preprocess, config, base, source=source, device=device, domain=domain)
+    clip = place(model, preprocess, config, base, source=source, device=device, domain=domain)
+    clip.calibration = calibration
+    return clip
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

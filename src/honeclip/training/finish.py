@@ -12,7 +12,7 @@ from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.save import BEST, named
 from honeclip.config import Config
 from honeclip.embedding import features
-from honeclip.evaluation import gain, wording
+from honeclip.evaluation import calibrated, gain, wording
 from honeclip.evaluation.answers import paired_difference
 from honeclip.evaluation.evaluate import UNALIGNED
 from honeclip.evaluation.forgetting import Between, Forgetting
@@ -78,6 +78,8 @@ def finish(
         found = _forgetting(guard, asked, (before, after), (known_before, elsewhere), between)
         before = replace(before, metrics=told(before.metrics, guard, known_before.metrics))
         after = replace(after, metrics=told(after.metrics, guard, elsewhere.metrics))
+    val = prepared.asked("val").pairs
+    clip.calibration = calibrated.of_validation(clip, asked.domain, asked.labels, val, asked.data_name, known)
     of = "the model as the run began" if is_start else f"checkpoint {name}"
     model_folder.save(clip, folder.model, card(clip, config, before, after, of, found))
     if after is not None:

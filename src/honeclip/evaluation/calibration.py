@@ -1,0 +1,113 @@
+"""Whether a probability is what it says: Brier score, calibration error and curve, and the temperature that mends it.
+
+Every figure is a function of resampled pictures, so that it has an interval. A temperature divides the logits before the
+softmax (several classes) or the logistic function (one finding, yes or no); it is fitted on validation by the log loss and
+moves no order of the classes (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from honeclip.evaluation.intervals import Indices, Statistic
+
+BINS = 15
+"""Equally wide, as in Guo et al. 2017 and in the `zeroshot` section of METRICS."""
+
+COOLEST, HOTTEST = 0.02, 50.0
+"""A temperature stays within them: where every answer on validation is right, none is cold enough."""
+
+Floats = NDArray[np.float64]
+
+
+def softmax(logits_NC: Floats, temperature: float = 1.0) -> Floats:
+    """Probabilities of C classes, one of which is true."""
+    shifted = logits_NC / temperature
+    grown = np.exp(shifted - shifted.max(-1, keepdims=True))
+    return np.asarray(grown / grown.sum(-1, keepdims=True))
+
+
+def logistic(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Probabilities of yes, one a logit; without overflow at either end."""
+    scaled = logits / temperature
+    small = np.exp(-np.abs(scaled))
+    return np.where(scaled >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def softmax_temperature(logits_NC: Floats, truth_N: NDArray[np.int64]) -> float:
+    """The temperature of least log loss.
+
+    Args:
+        logits_NC: the model's own scale times the cosines.
+        truth_N: the class of each picture.
+    """
+    own = logits_NC[np.arange(len(truth_N)), truth_N]
+
+    def slope(inverse: float) -> float:
+        return float(((softmax(logits_NC, 1 / inverse) * logits_NC).sum(1) - own).mean())
+
+    return _where_flat(slope)
+
+
+def logistic_temperature(logits: Floats, truth: NDArray[np.bool_]) -> float:
+    """The same for yes and no; logits and truth have one shape, such as (pictures, findings)."""
+
+    def slope(inverse: float) -> float:
+        return float(((logistic(logits, 1 / inverse) - truth) * logits).mean())
+
+    return _where_flat(slope)
+
+
+def _where_flat(slope: Callable[[float], float]) -> float:
+    """1 / the inverse temperature at which the slope of the log loss is 0; the slope rises, so its logarithm is bisected."""
+    low, high = np.log(1 / HOTTEST), np.log(1 / COOLEST)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(float(np.exp(middle))) > 0 else (middle, high)
+    return float(np.exp(-(low + high) / 2))
+
+
+def brier(probability_N: Floats, truth_N: NDArray[np.bool_]) -> Statistic:
+    """ "brier": the mean squared distance of probability and truth (Brier 1950; scikit-learn's `brier_score_loss`)."""
+    squared = (probability_N - truth_N) ** 2
+    return lambda indices: {"brier": squared[indices].mean(1)}
+
+
+def calibration_error(probability_N: Floats, truth_N: NDArray[np.bool_]) -> Statistic:
+    """ "ece": over bins of the probability, the mean distance of how probable and how frequent, weighted by pictures.
+
+    With the probability of the class that is most probable, and whether it is the right one, it is the expected calibration
+    error of Guo et al. 2017, equation 3; with the probability of a finding, and whether it is there, that of a finding.
+    """
+    bins = np.minimum((probability_N * BINS).astype(np.int64), BINS - 1)
+    gap = truth_N - probability_N
+
+    def of(indices: Indices) -> dict[str, Floats]:
+        keys = (bins[indices] + np.arange(len(indices))[:, None] * BINS).ravel()
+        summed = np.bincount(keys, gap[indices].ravel(), minlength=len(indices) * BINS).reshape(len(indices), BINS)
+        return {"ece": np.abs(summed).sum(1) / indices.shape[1]}
+
+    return of
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The bins that hold a picture: mean probability, share that is true, pictures; in the order of the probability."""
+
+    said: Floats
+    true: Floats
+    pictures: NDArray[np.int64]
+
+
+def curve(probability_N: Floats, truth_N: NDArray[np.bool_], bins: int = 10) -> Curve:
+    """A calibration curve of equally wide bins, as scikit-learn's `calibration_curve` draws it."""
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probability_N)
+    count = np.bincount(place, minlength=bins)
+    some = count > 0
+    said = np.bincount(place, probability_N, minlength=bins)[some] / count[some]
+    true = np.bincount(place, truth_N.astype(np.float64), minlength=bins)[some] / count[some]
+    return Curve(said, true, count[some])
