@@ -20,6 +20,8 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from honeclip import places
+from honeclip.domains import probe_files
+from honeclip.domains.probe_files import ProbeFile
 from honeclip.domains.schema import AugmentRules, Domain, ImageRules, SimilarityRules, TextRules
 from honeclip.domains.tree import ancestors
 from honeclip.domains.vocabulary import Terms, read
@@ -39,6 +41,7 @@ __all__ = [
     "load",
     "names",
     "prompts",
+    "read_probes",
     "read_terms",
     "term_folders",
     "to_mapping",
@@ -56,7 +59,7 @@ def load(name_or_path: str) -> Domain:
 
     Raises:
         DomainError: no such domain (the nearest names are shown), `extends` of a domain that itself extends one, or every
-            fault of the file or of its term files.
+            fault of the file or of its term and probe files.
     """
     file = find(name_or_path)
     mapping = _toml(file)
@@ -68,12 +71,14 @@ def load(name_or_path: str) -> Domain:
             above.pop("metrics", None)  # weights of a selection that this domain does not have
         mapping = _over(above, mapping)
     loaded = from_mapping({**mapping, "name": mapping.get("name", file.stem)}, str(file))
-    read_terms(loaded, term_folders(name_or_path))  # a fault of a term file shows before any work is done
+    folders = term_folders(name_or_path)  # a fault of a file that it names shows before any work is done
+    read_terms(loaded, folders)
+    read_probes(loaded, folders)
     return loaded
 
 
 def term_folders(name_or_path: str) -> tuple[Path, ...]:
-    """Where the term files of a domain may lie, besides those that come with honeclip: beside it, beside what it extends."""
+    """Where the term and probe files of a domain may lie, besides those of honeclip: beside it, beside what it extends."""
     file = find(name_or_path)
     parent = _toml(file).get("extends")
     return (file.parent,) if parent is None else (file.parent, _parent(parent, file).parent)
@@ -90,18 +95,37 @@ def read_terms(domain: Domain, folders: Sequence[Path]) -> Terms:
     Raises:
         DomainError: a file is not there, or every fault of the files.
     """
-    files: list[Path] = []
-    for name in domain.terms:
-        places_of_it = [*(folder / name for folder in folders), _PRESETS / "terms" / name.removeprefix("terms/")]
-        there = [file for file in places_of_it if file.is_file()]
-        if not there:
-            shipped = ", ".join(f'"terms/{file.name}"' for file in sorted((_PRESETS / "terms").glob("*.toml")))
-            raise DomainError(
-                f"domain {domain.name}: terms = {name!r}: there is no such file in {folders[0]}; put it there, or "
-                f"take one that comes with honeclip: {shipped}"
-            )
-        files.append(there[0])
-    return read(files)
+    return read([_beside(domain, "terms", name, folders) for name in domain.terms])
+
+
+def read_probes(domain: Domain, folders: Sequence[Path]) -> tuple[ProbeFile, ...]:
+    """The probes of a domain, a file each.
+
+    Args:
+        domain: `probes` names the files: "probes/negation.jsonl" is looked for as a term file is.
+        folders: as for `read_terms`.
+
+    Raises:
+        DomainError: a file is not there, or every fault of the files.
+    """
+    return probe_files.read(_beside(domain, "probes", name, folders) for name in domain.probes)
+
+
+def _beside(domain: Domain, key: str, name: str, folders: Sequence[Path]) -> Path:
+    """A file that `terms` or `probes` names: beside the domain's own file, or one that comes with honeclip.
+
+    Raises:
+        DomainError: there is none; the message lists those that come with honeclip.
+    """
+    shipped = _PRESETS / key
+    for file in (*(folder / name for folder in folders), shipped / name.removeprefix(f"{key}/")):
+        if file.is_file():
+            return file
+    known = ", ".join(f'"{key}/{file.name}"' for file in sorted(shipped.iterdir()))
+    raise DomainError(
+        f"domain {domain.name}: {key} = {name!r}: there is no such file in {folders[0]}; put it there, or take one that "
+        f"comes with honeclip: {known}"
+    )
 
 
 def names() -> list[str]:

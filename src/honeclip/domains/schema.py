@@ -211,6 +211,7 @@ class Domain:
         loss: defaults of the section `loss` of a run's config.
         terms: term files, beside the domain's own file or as they come with honeclip; `read_terms` finds and reads them.
         hard_captions: groups of words that make a caption wrong when one is put in another's place.
+        probes: files of items that test what a model understands of the field's texts, found as term files are.
         similarity: what makes two captions alike.
         image: how an image becomes a square.
         augment: what may be done to a training image.
@@ -235,6 +236,7 @@ class Domain:
     loss: Mapping[str, Any] = field(default_factory=dict)
     terms: tuple[Words, ...] = ()
     hard_captions: tuple[Annotated[tuple[Words, ...], AfterValidator(_several)], ...] = ()
+    probes: tuple[Words, ...] = ()
     similarity: SimilarityRules = field(default_factory=SimilarityRules)
     image: ImageRules = ImageRules()
     augment: AugmentRules = AugmentRules()
