@@ -34,6 +34,14 @@ def evaluate(
         str,
         typer.Option("--pool", help="group: the pictures of one group (patient, part) answer as one.", metavar="group"),
     ] = "",
+    requirements: Annotated[
+        Path | None,
+        typer.Option(
+            "--requirements",
+            help="What a part's inspection must reach (TOML): pass or fail for each, exit code 1 where one fails.",
+            metavar="F.toml",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
@@ -59,6 +67,7 @@ def evaluate(
             device=device,
             seed=seed,
             pool=pool,
+            requirements=requirements,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:
@@ -69,6 +78,8 @@ def evaluate(
         _print(report)
     for note in report.notes:
         say(f"note: {note}")
+    if requirements is not None and not report.metrics["industrial"]["passed"]:
+        raise typer.Exit(1)
 
 
 def _sizes(text: str | None) -> list[int]:
