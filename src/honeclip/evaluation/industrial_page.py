@@ -282,7 +282,13 @@ def _confusion(found: Found) -> list[Block]:
         )
     right = int(np.trace(found.confusion))
     says = f"{right} of {found.confusion.sum()} pictures are called what they are"
-    svg = heat([found.classes[row] for row in there], [found.classes[column] for column in called], fields, says=says)
+    svg = heat(
+        [found.classes[row] for row in there],
+        [found.classes[column] for column in called],
+        fields,
+        says=says,
+        column_inches=0.8,
+    )
     return [
         Block(
             "Kinds of defect", "", (Chart("Confusion", svg, f"Rows: what it is; columns: what it is called. {says}."),)
