@@ -42,6 +42,14 @@ def evaluate(
             metavar="ID,ID|random:N",
         ),
     ] = "",
+    requirements: Annotated[
+        Path | None,
+        typer.Option(
+            "--requirements",
+            help="What a part's inspection must reach (TOML): pass or fail for each, exit code 1 where one fails.",
+            metavar="F.toml",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
@@ -68,6 +76,7 @@ def evaluate(
             seed=seed,
             pool=pool,
             cases=cases,
+            requirements=requirements,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:
@@ -78,6 +87,8 @@ def evaluate(
         _print(report)
     for note in report.notes:
         say(f"note: {note}")
+    if requirements is not None and not report.metrics["industrial"]["passed"]:
+        raise typer.Exit(1)
 
 
 def _sizes(text: str | None) -> list[int]:

@@ -28,6 +28,7 @@ from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, secti
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.report import Report
+from honeclip.evaluation.requirements import Requirements, read
 from honeclip.evaluation.sizes import AtSizes, at_sizes
 from honeclip.evaluation.suite import Asked, Block, split_of
 from honeclip.evaluation.zeroshot import Classes
@@ -52,6 +53,7 @@ def evaluate(
     seed: int = 0,
     pool: str = "",
     cases: str = "",
+    requirements: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """`honeclip.evaluate`: any model on any data.
@@ -68,6 +70,8 @@ def evaluate(
         pool: "group": the pictures of one `group` (a patient, a part) answer as one, see `evaluation.pooling`; "": each by
             itself.
         cases: pictures that are shown one by one, see `evaluation.cases.rows_of`; "" for none.
+        requirements: a file of what a part's inspection must reach, see `evaluation.requirements`; the domain's suite must be
+            industrial, and `metrics["industrial"]["passed"]` says whether all of it is reached.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -84,6 +88,7 @@ def evaluate(
             if pool == "group"
             else f"--pool {pool}: it is group, or is left out"
         )
+    wanted = read(Path(requirements)) if requirements is not None else None
     clip, chosen = in_its_domain(model if isinstance(model, Clip) else load(_source(model), device=device), domain)
     sized = at_sizes(clip, sizes) if sizes else None
     everything = manifests.load(data, domain=chosen)
@@ -97,6 +102,9 @@ def evaluate(
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
     over += ["--pool", pool] if pool else []
     over += ["--cases", cases] if cases else []
+    over += ["--requirements", str(requirements)] if wanted else []
+    if wanted and chosen.suite != "industrial":
+        raise BadInput(f"--requirements: the domain {chosen.name} has no industrial suite; give --domain industrial")
     command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
     return score(
         clip,
@@ -111,6 +119,7 @@ def evaluate(
         by_group=bool(pool),
         everything=everything,
         cases=shown,
+        requirements=wanted,
         notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
         progress=progress,
     )
@@ -130,6 +139,7 @@ def score(
     by_group: bool = False,
     everything: Pairs | None = None,
     cases: tuple[int, ...] = (),
+    requirements: Requirements | None = None,
     batch_size: int = 64,
     repeat: str = "",
     notes: Sequence[str] = (),
@@ -151,6 +161,7 @@ def score(
         everything: all rows of the data set: the suite of the domain runs, and may choose thresholds on another split; None
             leaves the suite out, as while a run goes on.
         cases: rows of the manifest that are shown one by one; needs `everything`, for the nearest cases of train.
+        requirements: for the industrial suite.
         batch_size: images through the model at once, where it is scored at one size.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
@@ -185,10 +196,14 @@ def score(
     if everything is not None:
         other = suites.others(everything, split, embedded, seed)
         of = split_of(split, pairs, embeddings)
-        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed)
+        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements)
         suite = suites.run(asked)
         studies = case_studies.blocks(asked, cases) if cases else ()
         found |= {suite.name: dict(suite.metrics)} if suite else {}
+        if requirements and suite is None:
+            raise DataError(
+                f"{pairs.source}: --requirements needs labels: which parts are good, and which defects are there"
+            )
     said = [*notes, *(f"Left out, for it could not be read: {failure}" for failure in embeddings.failed)]
     return Report(
         metrics=found,

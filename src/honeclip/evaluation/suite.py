@@ -19,6 +19,7 @@ from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import Embeddings
 from honeclip.evaluation.answers import labels_of_files
 from honeclip.evaluation.intervals import Figure
+from honeclip.evaluation.requirements import Requirements
 from honeclip.evaluation.zeroshot import Classes
 from honeclip.model.clip import Clip
 
@@ -71,6 +72,7 @@ class Asked:
             apply.
         labels: the distinct labels of the whole data set, sorted.
         seed: of everything that is drawn.
+        requirements: what the part that is inspected must reach; only the industrial suite asks.
     """
 
     clip: Clip
@@ -80,6 +82,7 @@ class Asked:
     classes: Classes | None
     labels: tuple[str, ...]
     seed: int = 0
+    requirements: Requirements | None = None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,16 @@ import numpy as np
 
 from honeclip.data.pairs import Pairs
 from honeclip.embedding.embed import Embeddings
+from honeclip.evaluation.industrial import industrial
 from honeclip.evaluation.medical import medical
+from honeclip.evaluation.scientific import scientific
 from honeclip.evaluation.suite import MOST_ROWS, Asked, Split, Suite, split_of
 
-SUITES: dict[str, Callable[[Asked], Suite | None]] = {"medical": medical}
+SUITES: dict[str, Callable[[Asked], Suite | None]] = {
+    "medical": medical,
+    "industrial": industrial,
+    "scientific": scientific,
+}
 """Domain.suite -> the suite, which gives None where the data has nothing that it could measure."""
 
 

@@ -221,7 +221,14 @@ class Field:
     strong: bool = False
 
 
-def heat(rows: Sequence[str], columns: Sequence[str], fields: Sequence[Sequence[Field | None]], *, says: str) -> str:
+def heat(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    fields: Sequence[Sequence[Field | None]],
+    *,
+    says: str,
+    column_inches: float = 1.6,
+) -> str:
     """A heat map with its figures written in it.
 
     Args:
@@ -229,9 +236,12 @@ def heat(rows: Sequence[str], columns: Sequence[str], fields: Sequence[Sequence[
         columns: names, left to right.
         fields: a row a row, a field a column; None leaves it empty.
         says: one sentence for those who cannot see the chart.
+        column_inches: width of a column: its name and the text of its fields must fit.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(max(WIDTH, 1.2 + 1.6 * len(columns)), 0.7 + 0.42 * len(rows)), layout="constrained")
+        figure = Figure(
+            figsize=(max(WIDTH, 1.2 + column_inches * len(columns)), 0.7 + 0.42 * len(rows)), layout="constrained"
+        )
         axes = figure.add_subplot()
         for y, row in enumerate(fields):
             for x, one in enumerate(row):
