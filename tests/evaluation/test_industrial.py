@@ -120,9 +120,25 @@ def test_only_good_parts_in_the_split_are_said(clip, parts, plant, tmp_path):
     assert any("are good" in note for note in report.suite.notes)
 
 
+def test_the_probes_of_the_domain_stand_in_its_section(clip, parts, plant, report):
+    found = report.metrics["industrial"]["text"]
+    assert set(found) == {"steps", "causes", "units", "fault_codes"}
+    assert all(one["items"] >= 100 and one["chance"] == 0.5 for one in found.values())
+    lost = honeclip.evaluate(clip, parts, domain=replace(plant, probes=("probes/of-the-plant.jsonl",)))
+    assert "text" not in lost.metrics["industrial"]
+    assert any(note.startswith("No probes: ") and "of-the-plant" in note for note in lost.suite.notes)
+
+
 def test_the_page_shows_what_escapes(report, tmp_path):
     page = report.save(tmp_path).read_text(encoding="utf-8")
-    for said in ("Inspection", "Escape against overkill", "What it costs", "With a few labelled pictures", "Confusion"):
+    for said in (
+        "Inspection",
+        "Escape against overkill",
+        "What it costs",
+        "With a few labelled pictures",
+        "Confusion",
+        "field&#39;s words",
+    ):
         assert said in page
 
 

@@ -20,13 +20,14 @@ from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import Embeddings, embed
 from honeclip.embedding.features import Features, Progress
-from honeclip.errors import BadInput, DataError
+from honeclip.errors import BadInput, DataError, DomainError
 from honeclip.evaluation import cases as case_studies
 from honeclip.evaluation import robustness, selection, suites, zeroshot
 from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.pooling import pooled
+from honeclip.evaluation.probes_page import with_probes
 from honeclip.evaluation.report import Report
 from honeclip.evaluation.requirements import Requirements, read
 from honeclip.evaluation.sizes import AtSizes, at_sizes
@@ -120,6 +121,7 @@ def evaluate(
         everything=everything,
         cases=shown,
         requirements=wanted,
+        folders=_folders(chosen, domain),
         notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
         progress=progress,
     )
@@ -140,6 +142,7 @@ def score(
     everything: Pairs | None = None,
     cases: tuple[int, ...] = (),
     requirements: Requirements | None = None,
+    folders: Sequence[Path] = (Path(),),
     batch_size: int = 64,
     repeat: str = "",
     notes: Sequence[str] = (),
@@ -162,6 +165,7 @@ def score(
             leaves the suite out, as while a run goes on.
         cases: rows of the manifest that are shown one by one; needs `everything`, for the nearest cases of train.
         requirements: for the industrial suite.
+        folders: where files lie that the domain names, beside those that come with honeclip.
         batch_size: images through the model at once, where it is scored at one size.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
@@ -198,6 +202,7 @@ def score(
         of = split_of(split, pairs, embeddings)
         asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements)
         suite = suites.run(asked)
+        suite = suite and with_probes(suite, clip, domain, folders, seed)
         studies = case_studies.blocks(asked, cases) if cases else ()
         found |= {suite.name: dict(suite.metrics)} if suite else {}
         if requirements and suite is None:
@@ -291,10 +296,18 @@ def _domain(clip: Clip, given: Domain | str | None) -> Domain:
     return domains.load(given or "general")
 
 
+def _folders(chosen: Domain, given: Domain | str | None) -> tuple[Path, ...]:
+    """Where its files may lie; those of a domain that was given as an object are in the working directory."""
+    if isinstance(given, Domain):
+        return (Path(),)
+    try:
+        return domains.term_folders(given or chosen.name)
+    except DomainError:  # a domain that only the model carries: its file is with whoever tuned it
+        return (Path(),)
+
+
 def _text_how(chosen: Domain, given: Domain | str | None) -> TextHow:
-    """Its text rules; the term files of a domain that was given as an object are those of the working directory."""
-    folders = (Path(),) if isinstance(given, Domain) else domains.term_folders(given or chosen.name)
-    return text_how(chosen, domains.read_terms(chosen, folders))
+    return text_how(chosen, domains.read_terms(chosen, _folders(chosen, given)))
 
 
 def notes_on_model(clip: Clip) -> list[str]:
