@@ -74,6 +74,15 @@ def test_within_and_across_are_counted(report, asked):
     assert set(found["of"]) == {"circle", "square", "cross", "bar"}
 
 
+def test_a_row_without_a_paper_is_not_asked_within(clip, figures, tmp_path):
+    lines = (figures / "pairs.csv").read_text(encoding="utf-8").splitlines()
+    lines[1] = lines[1].rpartition(",")[0] + ","
+    (tmp_path / "images").symlink_to(figures / "images")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = honeclip.evaluate(clip, tmp_path, domain="scientific").metrics["scientific"]
+    assert (found["within"]["queries"], found["across"]["queries"]) == (94, 96)
+
+
 def test_embeddings_that_are_all_the_same_rank_last():
     """A constant model must not score: every wrong candidate ties, and ties count against it."""
     constant, right = np.ones((6, 4)) / 2, np.eye(6, dtype=bool)

@@ -93,14 +93,17 @@ def scientific(asked: Asked) -> Suite | None:
 
 
 def _papers(split: Split) -> tuple[list[tuple[str, ...]] | None, str]:
-    """Of each row the papers it is of, and the column that says so; None where no paper has two rows."""
+    """Of each row the papers it is of, and the column that says so; None where no paper has two rows, or most rows have none.
+
+    A row without a paper is no query within one, and a candidate across.
+    """
     groups: list[tuple[str, ...]] = [(one,) if one else () for one in split.pairs.groups]
     for names, column in ((groups, "group"), (list(split.pairs.labels), "label")):
         counts: dict[str, int] = {}
         for own in names:
             for name in own:
                 counts[name] = counts.get(name, 0) + 1
-        if len(counts) > 1 and max(counts.values()) > 1 and all(names):
+        if len(counts) > 1 and max(counts.values()) > 1 and 2 * sum(map(bool, names)) >= len(names):
             return names, column
     return None, ""
 
