@@ -75,17 +75,8 @@ def compare(
 
 def _print(found: Comparison) -> None:
     """The verdict, and the matrix of scores under it."""
-    from rich.table import Table
-
-    from honeclip.cli.output import console, show
+    from honeclip.cli.output import print_figures, show
     from honeclip.evaluation import compare_page
 
     show(compare_page.verdict(found))
-    columns, rows = compare_page.table(found)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for name, cells in rows:
-        table.add_row(name, *cells)
-    console().print(table)
+    print_figures(*compare_page.table(found))

@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from honeclip.cli.options import Data, Device, DomainOfModel, Json, Source, Split
 
+if TYPE_CHECKING:
     from honeclip.evaluation.report import Report
     from honeclip.evaluation.robustness import Sizes
     from honeclip.evaluation.suite import Suite
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, or any model source.", metavar="MODEL")],
-    data: Annotated[str, typer.Option("--data", help="Manifest, or a folder with a pairs.csv.", metavar="D")],
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
-    domain: Annotated[
-        str | None, typer.Option("--domain", help="Domain name or file; the model's own, else general.", metavar="N")
-    ] = None,
+    model: Source,
+    data: Data,
+    split: Split = "test",
+    domain: DomainOfModel = None,
     sizes: Annotated[
         str | None,
         typer.Option(
@@ -53,8 +51,8 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print METRICS as one JSON object.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
+    as_json: Json = False,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and the example pictures.", min=0)] = 0,
 ) -> None:
     """Score a model on one split: retrieval both ways and zero-shot, with 95 % intervals; over image sizes with --sizes.
@@ -125,48 +123,31 @@ def _print(report: Report) -> None:
         for row in group["rows"]:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
-    console = output.console()
-    console.print(table)
+    output.console().print(table)
     if report.suite is not None:
-        _print_suite(console, report.suite)
+        _print_suite(report.suite)
     if report.sizes is not None:
-        _print_sizes(console, report.sizes)
+        _print_sizes(report.sizes)
 
 
-def _print_suite(console: Console, suite: Suite) -> None:
+def _print_suite(suite: Suite) -> None:
     """Its sentence and its first table; the page has the rest."""
-    from rich.table import Table
-
-    from honeclip.cli.output import show
+    from honeclip.cli.output import print_figures, show
     from honeclip.evaluation import suite_page
 
     show(f"\n{suite.title}: {suite.verdict}")
     found = suite_page.text_table(suite)
     if found is not None:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("")
-        for name in found.columns:
-            table.add_column(name, justify="right")
-        for name, cells in found.rows:
-            table.add_row(name, *(f"{one.text}  {one.small}".rstrip() for one in cells))
-        console.print(table)
+        rows = [(name, [f"{one.text}  {one.small}".rstrip() for one in cells]) for name, cells in found.rows]
+        print_figures(found.columns, rows)
     for note in suite.notes:
         show(f"- {note}")
 
 
-def _print_sizes(console: Console, sizes: Sizes) -> None:
+def _print_sizes(sizes: Sizes) -> None:
     """A row a size under the verdict; the page has the intervals and the changed pictures."""
-    from rich.table import Table
-
-    from honeclip.cli.output import show
+    from honeclip.cli.output import print_figures, show
     from honeclip.evaluation import sizes_page
 
     show(f"\n{sizes_page.verdict(sizes)}")
-    columns, rows = sizes_page.table(sizes)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right")
-    for name, cells in rows:
-        table.add_row(name, *cells)
-    console.print(table)
+    print_figures(*sizes_page.table(sizes), wraps_names=False)

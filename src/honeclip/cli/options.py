@@ -15,6 +15,10 @@ Model = Annotated[
     str | None, typer.Option("--model", help="starter, NAME:TAG, hf-hub:ORG/REPO, a folder, random:NAME.", metavar="M")
 ]
 Domain = Annotated[str | None, typer.Option("--domain", help="Domain name or file.", metavar="N")]
+Source = Annotated[str, typer.Argument(help="A run, a checkpoint, or any model source.", metavar="MODEL")]
+DomainOfModel = Annotated[
+    str | None, typer.Option("--domain", help="Domain name or file; the model's own, else general.", metavar="N")
+]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with any of the keys below.")]
 Split = Annotated[str, typer.Option("--split", help="train, val or test.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")]

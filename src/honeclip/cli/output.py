@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from honeclip.monitoring.events import plain
@@ -44,6 +44,21 @@ def console(*, soft_wrap: bool = False) -> Console:
     if not made.is_terminal:
         made.width = LOG_WIDTH
     return made
+
+
+def print_figures(
+    columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], *, wraps_names: bool = True
+) -> None:
+    """Prints a table on standard output: a name a row, and figures in columns aligned at the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=not wraps_names)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    console().print(table)
 
 
 def say(text: str) -> None:

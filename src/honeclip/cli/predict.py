@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
+from honeclip.cli.options import Device, DomainOfModel, Source
+
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, or any model source.", metavar="MODEL")],
+    model: Source,
     data: Annotated[
         str,
         typer.Option("--data", help="Manifest, or a folder with a pairs.csv; a column image is enough.", metavar="D"),
     ],
     labels: Annotated[str, typer.Option("--labels", help="With commas between them.", metavar="A,B,C")],
-    domain: Annotated[
-        str | None, typer.Option("--domain", help="Domain name or file; the model's own, else general.", metavar="N")
-    ] = None,
+    domain: DomainOfModel = None,
     mode: Annotated[
         str | None,
         typer.Option(
@@ -26,7 +26,7 @@ def predict(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file; standard output without.", metavar="CSV")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write the probability of every label for every image: columns `image`, then one a label.
 

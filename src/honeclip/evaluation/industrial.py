@@ -27,12 +27,11 @@ from honeclip.evaluation.fewshot import few_shot
 from honeclip.evaluation.industrial_page import Found
 from honeclip.evaluation.inspection import cheapest_threshold, cost, rates
 from honeclip.evaluation.intervals import Figure, known
-from honeclip.evaluation.medical_page import Picture
 from honeclip.evaluation.multilabel import one_against_rest, separation, truth_of
-from honeclip.evaluation.operating import at_threshold, threshold_of_sensitivity
+from honeclip.evaluation.operating import threshold_of_sensitivity
 from honeclip.evaluation.requirements import LIMITS, Requirements, Verdict, at_least, at_most, costs_of, share
 from honeclip.evaluation.scorer import Scorer, is_normal, of_classes
-from honeclip.evaluation.suite import Asked, Split, Suite
+from honeclip.evaluation.suite import Asked, Picture, Split, Suite
 from honeclip.evaluation.zeroshot import Predictions, per_class, predict
 
 NAME = "industrial"
@@ -70,7 +69,7 @@ def industrial(asked: Asked) -> Suite | None:
     val = asked.other("val")
     mine = _scored(asked.split, scorer, asked)
     held = _scored(val, scorer, asked) if val and len(labelled(val)) else None
-    train = asked.other("train") if asked.split.name != "train" else None
+    train = asked.other("train")
     answers = predict(asked.split.embeddings.image[mine.rows], _labels(asked.split), asked.classes)
     metrics: dict[str, Any] = {
         "pictures": len(mine.rows),
@@ -208,10 +207,9 @@ def _each_class(
         threshold = threshold_of_sensitivity(held.probability[:, place], held.truth[:, place])
         if np.isnan(threshold) or name not in control:
             continue
-        figures = known(
-            at_threshold(mine.probability[:, place], mine.truth[:, place], threshold), len(mine.rows), asked.seed
-        )
-        escape[name], overkill[name] = _less(figures["sensitivity"]), _less(figures["specificity"])
+        of = rates(mine.probability[:, place], mine.truth[:, place], threshold)
+        figures = known(of, len(mine.rows), asked.seed)
+        escape[name], overkill[name] = figures["escape_rate"], figures["overkill_rate"]
     return {**out, "escape_rate": escape, "overkill_rate": overkill}, notes
 
 
@@ -254,11 +252,6 @@ def _judged(
         has = mine.truth[:, names.index(name)]
         out.append(share(wanted, f"defects.{name}", limit, int((has & ~stopped).sum()), int(has.sum())))
     return tuple(out)
-
-
-def _less(figure: Figure) -> Figure:
-    """1 less a share, with its interval."""
-    return {"value": 1 - figure["value"], "low": 1 - figure["high"], "high": 1 - figure["low"]}
 
 
 def _confusion(answers: Predictions | None) -> NDArray[np.int64]:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from honeclip.evaluation.inspection import Costs, cheapest_threshold, cost, exact
 from honeclip.evaluation.intervals import Figure
-from honeclip.evaluation.medical_page import Picture
 from honeclip.evaluation.requirements import Verdict
-from honeclip.evaluation.suite import Block, Card, Cell, Chart, Said, Table, cell, table, told
+from honeclip.evaluation.suite import Block, Card, Cell, Chart, Picture, Said, Table, cell, table, told
 from honeclip.pictures.charts import Field, Series, heat, lines
 
 TITLE = "Inspection"

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from honeclip.evaluation import calibrated, calibration, leaks, medical_page, operating, prompting
 from honeclip.evaluation.controls import at_chance, shuffled_auroc
 from honeclip.evaluation.intervals import Figure, Statistic, known
-from honeclip.evaluation.medical_page import Found, Picture
+from honeclip.evaluation.medical_page import Found
 from honeclip.evaluation.multilabel import one_against_rest, truth_of
 from honeclip.evaluation.scorer import Scorer, is_normal
 from honeclip.evaluation.subgroups import Group, by_column
-from honeclip.evaluation.suite import Asked, Split, Suite
+from honeclip.evaluation.suite import Asked, Picture, Split, Suite
 from honeclip.model.calibration import Calibration
 
 NAME = "medical"
@@ -80,7 +80,7 @@ def medical(asked: Asked) -> Suite | None:
     notes += said
     figures["control"], said = _control(scored, asked.seed)
     notes += said
-    train = asked.other("train") if asked.split.name != "train" else None
+    train = asked.other("train")
     if train:
         notes += leaks.told(leaks.leaks(asked.split, train))
     found = Found(

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from honeclip.data.rows import ImageRef
 from honeclip.evaluation import calibration, operating
 from honeclip.evaluation.calibrated import SENSITIVITY, SPECIFICITY
 from honeclip.evaluation.intervals import Figure
 from honeclip.evaluation.subgroups import SMALLEST
-from honeclip.evaluation.suite import DASH, Block, Card, Cell, Chart, Said, Table, cell, table, told
+from honeclip.evaluation.suite import DASH, Block, Card, Cell, Chart, Picture, Said, Table, cell, table, told
 from honeclip.model.calibration import Calibration, Kind
 from honeclip.pictures.charts import Series, lines
 
@@ -49,14 +48,6 @@ SPLIT_NOTE = (
     "validation so that 95 % of its negatives lie below (or 95 % of its positives above), and applied here; beside each figure "
     "what the threshold was chosen for, as it came out here."
 )
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Where a picture is, and its row in the manifest."""
-
-    image: ImageRef
-    row: int
 
 
 @dataclass(frozen=True)

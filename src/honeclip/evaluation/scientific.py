@@ -75,7 +75,7 @@ def scientific(asked: Asked) -> Suite | None:
                 metrics[name] = _gallery(both, seed)
         own = ranked(image, text, pairs, same, within=True)
         metrics["of"] = _each_paper(own, of_row[rows], known, seed)
-    train = asked.other("train") if split.name != "train" else None
+    train = asked.other("train")
     if train:
         notes += leaks.told(leaks.leaks(split, train))
     metrics["methods"] = _methods(asked, metrics)

@@ -113,6 +113,14 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Where a picture is, and its row in the manifest."""
+
+    image: ImageRef
+    row: int
+
+
+@dataclass(frozen=True)
 class Said:
     """A line of a card: a text, a short number before it, and "right" or "wrong" where it is marked."""
 
