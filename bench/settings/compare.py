@@ -144,7 +144,9 @@ def main() -> None:
     ):
         found[name, seed] = answers
         seconds[name] += took
-        print(f"{name}, seed {seed}: {took:.1f} s", file=sys.stderr, flush=True)
+        # as they come: a comparison that is stopped leaves what it has found
+        got = ", ".join(f"{title} {drawn(of, {key: 1.0})[0]:.3f}" for title, of, key in figures_of(answers))
+        print(f"{name}, seed {seed}: {took:.1f} s, {got}", file=sys.stderr, flush=True)
     rows = draws(found, names, given.seeds)
     against = names.index(given.against) if given.against else 0
     print("\n".join(table(rows, names, against)))

@@ -47,10 +47,10 @@ def test_a_length_of_its_own_is_enough_for_the_data(rows, batch, heads_only, exp
 
 
 def test_a_length_in_minutes_follows_from_a_step_that_was_timed_and_stays_when_resumed(quick, monkeypatch):
-    """The clock is a script: half a second a step."""
-    monkeypatch.setattr(setup, "seconds_per_step", lambda *_: 0.5)
+    """The clock is a script: half a second a step, a tenth of which is reserve."""
+    monkeypatch.setattr(setup, "seconds_per_step", lambda *_: 0.45)
     assert quick(train={"length": "0.05 min"}, evaluate={"every": 3}, checkpoint={"every": 2}).steps == 6
-    monkeypatch.setattr(setup, "seconds_per_step", lambda *_: 1.0)
+    monkeypatch.setattr(setup, "seconds_per_step", lambda *_: 0.9)
     assert quick(resume=True, sets=["train.length=0.05 min"]).steps == 6, "finished"
     assert quick(resume=True, sets=["train.length=0.15 min"]).steps == 9
 

@@ -174,7 +174,7 @@ def second_look(found: Prepared, one: Candidate, rows: Pairs, known: Known, asks
     timed = min(batch if alone else TIMED_ROWS, len(rows))
     plan = learner.plan
     learner = replace(learner, plan=planning.whole(timed))
-    seconds = setup.seconds_per_step(small, learner, replace(stage, batch=timed))
+    seconds = setup.seconds_per_step(small, learner, replace(stage, batch=timed)) / (1 - setup.RESERVE)
     if not alone:
         seconds *= batch / timed * (1 + plan.predicted_overhead)
         if heads.takes_fresh_heads(small.clip):

@@ -206,7 +206,7 @@ def length(prepared: Prepared, learner: Learner, known: Known, state: RunState |
     frozen = stages.frozen_towers(prepared.clip, config.model.freeze)
     seconds = None
     if setup.needs_timing(config):
-        seconds = setup.mean_seconds(prepared, learner, frozen, known)
+        seconds = setup.mean_seconds(prepared, learner, known)
     if state is not None and state.json["length"] == config.train.length:
         return state.total_steps, seconds
     alone = stages.heads_alone(prepared.clip, config.model.freeze)

@@ -24,6 +24,7 @@ from honeclip.domains import domain as domains
 from honeclip.evaluation.report import Report
 from honeclip.model import adapt, heads
 from honeclip.model.clip import Clip
+from honeclip.model.towers import freeze_batch_norm
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.stepping.cost import ROWS
@@ -39,8 +40,11 @@ from honeclip.training.planning import Subject
 from honeclip.training.prepared import Prepared
 from honeclip.training.stages import Stage
 
-TIMED_STEPS = 2
-"""Steps that are timed for a length in minutes, after one that warms up."""
+TIMED_STEPS, TIMED_S = 2, 1.0
+"""Steps, and seconds of steps, that are timed at least for a length in minutes, after one that warms up."""
+
+RESERVE = 0.1
+"""Share of minutes that is left free: a machine that is a little slower later, events, a stall of the disk."""
 
 PROBE_STEPS = 1000
 """Stands for a run's length while that is being worked out."""
@@ -208,30 +212,40 @@ def workers(found: Prepared) -> int:
 
 
 def seconds_per_step(found: Prepared, learner: Learner, stage: Stage) -> float:
-    """Measured on the first batch, without learning anything from it."""
-    batch = next(iter(batches(found, learner, replace(stage, stop=stage.start + 1), stage.start)))
-    timed = []
-    for _ in range(1 + TIMED_STEPS):
-        started = time.perf_counter()
+    """The mean of whole steps from the run's own loader, without learning anything from them.
+
+    The update moves nothing, with gradients and rates of zero, and takes the time that it takes; Adam forgets it.
+    """
+    held = learner.optimizer
+    assert not held.state, "timed before the first step, so that there is nothing to forget"
+    learner.clip.model.train()
+    freeze_batch_norm(learner.clip.model)
+    optimizer.set_rate(held, 0.0)
+    timed: list[float] = []
+    started = time.perf_counter()
+    for batch in batches(found, learner, replace(stage, stop=stage.start + PROBE_STEPS), stage.start):
         exact_step(learner, batch)
+        optimizer.gradient_norm([one for group in held.param_groups for one in group["params"]])
+        held.zero_grad(set_to_none=False)
+        held.step()
+        held.zero_grad(set_to_none=True)
         found.device.synchronise()
         timed.append(time.perf_counter() - started)
-    learner.optimizer.zero_grad(set_to_none=True)
-    return min(timed[1:])
+        if len(timed) > TIMED_STEPS and sum(timed[1:]) >= TIMED_S:
+            break
+        started = time.perf_counter()
+    held.state.clear()
+    return sum(timed[1:]) / len(timed[1:])
 
 
-def mean_seconds(found: Prepared, learner: Learner, frozen: frozenset[str], known: Known) -> float:
-    """Seconds of a step with the largest batch, averaged over the sizes of the images as the run will have them."""
-    last = Stage(0, 1, frozen, batch=found.sizes[-1][1])
+def mean_seconds(found: Prepared, learner: Learner, known: Known) -> float:
+    """Seconds of a step, averaged over the stages as the run will have them, the reserve included."""
     sizes = resolution.resolve(found.resolutions, PROBE_STEPS, lambda duration: 0)
-    if not sizes:
-        return seconds_per_step(found, enter(found, learner, last, known, None), last)
-    ends = [one.start for one in sizes[1:]] + [PROBE_STEPS]
     total = 0.0
-    for size, end in zip(sizes, ends, strict=True):
-        stage = replace(last, resolution=size)
-        total += (end - size.start) * seconds_per_step(found, enter(found, learner, stage, known, None), stage)
-    return total / PROBE_STEPS
+    for stage in stages.table(found.clip, found.config.model.freeze, PROBE_STEPS, found.sizes, 0, sizes):
+        entered = enter(found, learner, stage, known, None)
+        total += (stage.stop - stage.start) * seconds_per_step(found, entered, stage)
+    return total / PROBE_STEPS / (1 - RESERVE)
 
 
 def needs_timing(config: Config) -> bool:
