@@ -1,155 +1,152 @@
-"""Embeddings that were computed before, and those that are being computed right now.
+"""Embeddings that were computed before: in memory, and in Redis where several servers share them or they outlive a restart.
 
-A key is the SHA-256 of the content and of everything that decides the embedding, so that a hit is never wrong.
+A row is found by the hash of everything that decides it (`key`), so there is nothing to invalidate: another model, another
+preprocessing or another precision has other keys. Memory holds what was used last, within a bound of bytes and a time to live.
+`remote` is Redis, which may be slow, gone or full of damage: then the rows come from memory or are computed, never wrong.
+`flights` sees to it that what several requests want at once is computed once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Row: TypeAlias = NDArray[np.float32]
-ROW_OVERHEAD = 200
+from honeclip.errors import BadInput
+from honeclip.serving.flights import Counts, Flights, frozen
+from honeclip.serving.remote import Remote
+
+__all__ = ["ENTRY_BYTES", "Cache", "CacheStats", "Counts", "Flights", "key"]
+
+Row = NDArray[np.float32]
+
+ENTRY_BYTES = 384
+"""What Python keeps of an entry besides the numbers: key, array object, place in the table. Counted with them."""
 
 
 def key(modality: Literal["image", "text"], content: bytes, model: str, preprocess: str, precision: str) -> bytes:
-    """SHA-256 (32 bytes) of an input and of all that decides its embedding."""
-    digest = hashlib.sha256()
-    for part in (modality, model, preprocess, precision):
-        digest.update(len(part).to_bytes(4, "little") + part.encode())
-    digest.update(content)
+    """SHA-256, 32 bytes, of all that decides an embedding.
+
+    Args:
+        modality: of the content.
+        content: the bytes of an image file, or the UTF-8 of a text as it goes to the tokenizer.
+        model: fingerprint of the weights.
+        preprocess: fingerprint of what is done to images or texts before the model.
+        precision: as in "fp32".
+    """
+    digest = hashlib.sha256(b"honeclip:1")
+    for part in (modality.encode(), model.encode(), preprocess.encode(), precision.encode(), content):
+        digest.update(len(part).to_bytes(8, "little"))  # so that no two lists of parts give the same bytes
+        digest.update(part)
     return digest.digest()
 
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What is in a cache, and whether the shared one answers."""
+    """What there is at the moment.
+
+    Attributes:
+        entries: rows in memory.
+        bytes: of them, `ENTRY_BYTES` each included.
+        remote: "off": there is no Redis; "up": it answered when it was last asked; "down": it did not, or was not asked yet.
+    """
 
     entries: int
     bytes: int
     remote: Literal["off", "up", "down"]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Of one call: found, computed, and awaited from another call."""
-
-    hit: int
-    miss: int
-    coalesced: int
-
-
 class Cache:
-    """In memory, bounded by bytes and age."""
+    """Rows by key. To be used from one event loop.
 
-    def __init__(self, max_bytes: int, ttl_s: float, url: str | None = None) -> None:
-        self._max, self._ttl = max_bytes, ttl_s
-        self._rows: OrderedDict[bytes, tuple[float, Row]] = OrderedDict()
+    Args:
+        max_bytes: of memory; 0 keeps nothing in memory.
+        ttl_s: seconds after which a row is forgotten (in memory that came from Redis: after it was read).
+        url: of Redis: redis://, rediss:// or unix://; None uses memory alone.
+        clock: seconds, never going back.
+
+    Raises:
+        BadInput: a bound that cannot be, or no address of Redis.
+    """
+
+    def __init__(
+        self, max_bytes: int, ttl_s: float, url: str | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if max_bytes < 0 or not ttl_s > 0:
+            raise BadInput(
+                f"a cache of {max_bytes} bytes and {ttl_s:g} s: bytes are 0 or more, and seconds more than 0"
+            )
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._rows: OrderedDict[bytes, tuple[float, Row]] = OrderedDict()  # the one that was used last is the last
         self._bytes = 0
+        self._remote = Remote(url, ttl_s, clock) if url else None
+
+    async def connect(self) -> None:
+        """Asks Redis whether it is there, for `stats`; nothing depends on it."""
+        if self._remote:
+            await self._remote.ping()
 
     async def get(self, keys: Sequence[bytes]) -> list[Row | None]:
-        """The embedding of each key; None where there is none."""
-        return [self._get(one) for one in keys]
+        """The row of each key, read-only; None where it is not known."""
+        found = [self._recall(one) for one in keys]
+        missing = list(dict.fromkeys(one for one, row in zip(keys, found, strict=True) if row is None))
+        if not missing or self._remote is None:
+            return found
+        fetched = await self._remote.get(missing)
+        for one, row in fetched.items():
+            self._keep(one, row)
+        return [fetched.get(one) if row is None else row for one, row in zip(keys, found, strict=True)]
 
     async def put(self, rows: Mapping[bytes, Row]) -> None:
-        """Keeps embeddings."""
-        for one, row in rows.items():
-            self._drop(one)
-            self._rows[one] = (time.monotonic() + self._ttl, row)
-            self._bytes += row.nbytes + ROW_OVERHEAD
-        while self._rows and self._bytes > self._max:
-            self._drop(next(iter(self._rows)))
+        """Keeps rows: in memory at once, in Redis when this returns. Rows that are not finite are not kept."""
+        good = {one: frozen(row) for one, row in rows.items() if np.isfinite(row).all()}
+        for one, row in good.items():
+            self._keep(one, row)
+        if good and self._remote:
+            await self._remote.put(good)
 
     def stats(self) -> CacheStats:
-        """What is there now."""
-        return CacheStats(len(self._rows), self._bytes, "off")
+        """Figures for /health and /metrics."""
+        remote: Literal["off", "up", "down"] = "off" if self._remote is None else self._remote.state
+        return CacheStats(len(self._rows), self._bytes, remote)
 
     async def close(self) -> None:
-        """Forgets everything."""
-        self._rows.clear()
+        """Leaves Redis."""
+        if self._remote:
+            await self._remote.close()
 
-    def _get(self, one: bytes) -> Row | None:
-        found = self._rows.get(one)
-        if found is None:
+    def _recall(self, one: bytes) -> Row | None:
+        entry = self._rows.get(one)
+        if entry is None:
             return None
-        if found[0] < time.monotonic():
-            self._drop(one)
+        until_s, row = entry
+        if self._clock() >= until_s:
+            self._forget(one)
             return None
         self._rows.move_to_end(one)
-        return found[1]
+        return row
 
-    def _drop(self, one: bytes) -> None:
-        found = self._rows.pop(one, None)
-        if found is not None:
-            self._bytes -= found[1].nbytes + ROW_OVERHEAD
+    def _keep(self, one: bytes, row: Row) -> None:
+        if one in self._rows:
+            self._forget(one)
+        if _size(row) > self._max_bytes:
+            return
+        self._rows[one] = (self._clock() + self._ttl_s, row)
+        self._bytes += _size(row)
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._rows)))
+
+    def _forget(self, one: bytes) -> None:
+        self._bytes -= _size(self._rows.pop(one)[1])
 
 
-class Flights:
-    """Equal inputs in progress are computed once."""
-
-    def __init__(self) -> None:
-        self._flying: dict[bytes, asyncio.Future[Row | Exception | None]] = {}
-
-    async def embedded(
-        self,
-        cache: Cache,
-        keys: Sequence[bytes],
-        compute: Callable[[Sequence[int]], Awaitable[Sequence[Row | Exception]]],
-    ) -> tuple[list[Row | Exception], Counts]:
-        """An embedding, or what went wrong, for every key."""
-        found: list[Row | Exception | None] = [*await cache.get(keys)]
-        hit = sum(one is not None for one in found)
-        miss = coalesced = 0
-        while True:
-            open_ = [place for place, one in enumerate(found) if one is None]
-            if not open_:
-                return [one for one in found if one is not None], Counts(hit, miss, coalesced)
-            mine: dict[bytes, int] = {}
-            theirs: list[int] = []
-            for place in open_:
-                if keys[place] in self._flying:
-                    theirs.append(place)
-                else:
-                    mine.setdefault(keys[place], place)
-            if mine:
-                miss += len(mine)
-                coalesced += len(open_) - len(mine) - len(theirs)
-                results = await self._lead(cache, mine, compute)
-                for place in open_:
-                    if keys[place] in results:
-                        found[place] = results[keys[place]]
-            else:
-                coalesced += len(theirs)
-            for place in theirs:
-                flight = self._flying.get(keys[place])
-                if flight is not None:
-                    found[place] = await asyncio.shield(flight)
-                else:
-                    (found[place],) = await cache.get([keys[place]])
-
-    async def _lead(
-        self,
-        cache: Cache,
-        mine: Mapping[bytes, int],
-        compute: Callable[[Sequence[int]], Awaitable[Sequence[Row | Exception]]],
-    ) -> dict[bytes, Row | Exception]:
-        loop = asyncio.get_running_loop()
-        for one in mine:
-            self._flying[one] = loop.create_future()
-        done: dict[bytes, Row | Exception] = {}
-        try:
-            made = await compute(list(mine.values()))
-            done = dict(zip(mine, made, strict=True))
-            await cache.put({one: row for one, row in done.items() if not isinstance(row, Exception)})
-            return done
-        finally:
-            for one in mine:
-                self._flying.pop(one).set_result(done.get(one))
+def _size(row: Row) -> int:
+    return row.nbytes + ENTRY_BYTES
