@@ -30,6 +30,7 @@ COMMANDS = (
     "predict",
     "embed",
     "search",
+    "serve",
     "domains",
 )
 

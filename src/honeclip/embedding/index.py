@@ -199,4 +199,4 @@ def _largest(score_N: Vectors, top: int) -> NDArray[np.int64]:
     if len(some) <= top:
         return some
     least = np.partition(score_N[some], len(some) - top)[len(some) - top]
-    return some[score_N[some] >= least]
+    return np.asarray(some[score_N[some] >= least])
