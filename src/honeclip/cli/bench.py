@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -160,6 +160,33 @@ def attention(
     _print(work.run(model, size, slice_, device=device), as_json)
 
 
+@app.command()
+def inference(
+    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    data: Annotated[
+        str | None, typer.Option("--data", help="Real pictures and captions; else made ones.", metavar="D")
+    ] = None,
+    batches: Annotated[str, typer.Option("--batches", help="Batch sizes.", metavar="B,...")] = "1,2,4,8,16,32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    rounds: Annotated[int, typer.Option("--rounds", help="Of which the median counts.", metavar="N")] = 5,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Images and texts per second of the model alone, by batch size, and the time to decode and to tokenise.
+
+    Example: honeclip bench inference --model random:ViT-B-32 --json
+    """
+    from honeclip.bench import inference as work
+    from honeclip.errors import BadInput
+
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise BadInput(f"--precision {precision}: it is fp32, bf16 or fp16")
+    if not all(one.strip().isdecimal() for one in batches.split(",")):
+        raise BadInput(f"--batches {batches}: numbers with commas between them, as in 1,8,32")
+    sizes = [int(one) for one in batches.split(",")]
+    _print(work.run(model, data, sizes, precision=precision, device=device, rounds=rounds), as_json)
+
+
 def _peers(
     model: str,
     batch: int,
@@ -214,12 +241,21 @@ def _peers(
         )
 
 
-def _print(figures: Mapping[str, float | int], as_json: bool) -> None:
+def _print(figures: Mapping[str, Any], as_json: bool) -> None:
     from honeclip.cli.output import emit, show
 
     if as_json:
         emit(figures)
         return
-    for name, value in figures.items():
+    for name, value in _flat(figures):
         words = f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.4g}"
         show(f"{name.removesuffix('_bytes'):<16}{words}")
+
+
+def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Figures in figures as one line each: `images 8`."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", value
