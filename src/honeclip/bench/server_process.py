@@ -57,11 +57,10 @@ def running(model: str, *, device: str, precision: str) -> Iterator[Running]:
     words = ["serve", model, "--port", "0", "--device", device, "--precision", precision]
     process = subprocess.Popen([sys.executable, "-m", "honeclip", *words], stderr=subprocess.PIPE, text=True)
     said: list[str] = []
+    # a full pipe would stop the server
+    rest = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
     try:
         url = _address(process, said)
-        rest = threading.Thread(
-            target=lambda: said.extend(process.stderr or ()), daemon=True
-        )  # a full pipe would stop it
         rest.start()
         _wait(url, process, said)
         yield Running(url, time.perf_counter() - began)
@@ -73,6 +72,10 @@ def running(model: str, *, device: str, precision: str) -> Iterator[Running]:
         if process.poll() is None:
             process.kill()
             process.wait()
+        if rest.is_alive():
+            rest.join()
+        if process.stderr:
+            process.stderr.close()
 
 
 def _address(process: subprocess.Popen[str], said: list[str]) -> str:

@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, dict[str, float]]:
     except (OSError, ValueError) as error:
         raise BadInput(f"--slo {path}: {getattr(error, 'strerror', None) or error}") from None
     limits = [(name, limit) for table in found.values() if isinstance(table, dict) for name, limit in table.items()]
-    unknown = sorted(set(found) - set(BOUNDS))
+    unknown = sorted(name for name, table in found.items() if name not in BOUNDS or not isinstance(table, dict))
     wrong = [name for name, limit in limits if isinstance(limit, bool) or not isinstance(limit, int | float)]
     if unknown or wrong or not limits:
         raise BadInput(
