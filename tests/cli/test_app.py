@@ -28,6 +28,9 @@ COMMANDS = (
     "compare",
     "tune",
     "predict",
+    "embed",
+    "search",
+    "serve",
     "domains",
 )
 
