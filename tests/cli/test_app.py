@@ -28,6 +28,8 @@ COMMANDS = (
     "compare",
     "tune",
     "predict",
+    "embed",
+    "search",
     "serve",
     "domains",
 )

@@ -20,19 +20,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import open_clip
 import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
+from honeclip.bench.material import drawn
 from honeclip.data import manifest
 from honeclip.errors import BadInput
 from honeclip.preprocess import images
 from honeclip.preprocess.preprocess import Preprocess
 
 SIZE_PX, IMAGES, ROUNDS = 224, 64, 7
-WIDTH, HEIGHT, QUALITY = 640, 480, 85
 
 Source = bytes | Path
 
@@ -54,7 +53,7 @@ def run(
     for name, value in (("images", count), ("size", size_px), ("rounds", rounds)):
         if value < 1:
             raise BadInput(f"--{name} {value}: it is at least 1")
-    sources = _drawn(count) if data is None else _files(data, count)
+    sources: list[Source] = [drawn(seed) for seed in range(count)] if data is None else _files(data, count)
     how = Preprocess(size_px)
 
     def ours(source: Source) -> torch.Tensor:
@@ -131,18 +130,3 @@ def _files(data: str, count: int) -> list[Source]:
     if not files:
         raise BadInput(f"--data {data}: there are no pictures that are files")
     return list(files[:count])
-
-
-def _drawn(count: int) -> list[Source]:
-    """Noise at several scales, so that a JPEG of it is as large as one of a photograph."""
-    out: list[Source] = []
-    for seed in range(count):
-        random = np.random.default_rng(seed)
-        field = np.zeros((HEIGHT, WIDTH, 3))
-        for step in (4, 16, 80):
-            coarse = random.integers(0, 256, (HEIGHT // step, WIDTH // step, 3), dtype=np.uint8)
-            field += np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) / 3
-        file = io.BytesIO()
-        Image.fromarray(field.astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
-        out.append(file.getvalue())
-    return out

@@ -56,6 +56,8 @@ for _verb in (
     "compare",
     "tune",
     "predict",
+    "embed",
+    "search",
     "serve",
 ):
     _module = importlib.import_module(f"honeclip.cli.{_verb}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from honeclip.cli.options import Device, Json
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+"""Of inference."""
 
 
 @app.callback()
@@ -160,6 +164,92 @@ def attention(
     _print(work.run(model, size, slice_, device=device), as_json)
 
 
+@app.command()
+def inference(
+    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    data: Annotated[
+        str | None, typer.Option("--data", help="Real pictures and captions; else made ones.", metavar="D")
+    ] = None,
+    batches: Annotated[str, typer.Option("--batches", help="Batch sizes.", metavar="B,...")] = "1,2,4,8,16,32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    rounds: Annotated[int, typer.Option("--rounds", help="Of which the median counts.", metavar="N")] = 5,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Images and texts per second of the model alone, by batch size, and the time to decode and to tokenise.
+
+    Example: honeclip bench inference --model random:ViT-B-32 --json
+    """
+    from honeclip.bench import inference as work
+    from honeclip.errors import BadInput
+
+    if precision not in PRECISIONS:
+        raise BadInput(f"--precision {precision}: it is {', '.join(PRECISIONS)}")
+    sizes = _numbers("--batches", batches)
+    _print(work.run(model, data, sizes, precision=precision, device=device, rounds=rounds), as_json)
+
+
+@app.command()
+def serving(
+    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    data: Annotated[
+        str | None, typer.Option("--data", help="Real pictures and captions; else made ones.", metavar="D")
+    ] = None,
+    clients: Annotated[str, typer.Option("--clients", help="Clients at once.", metavar="N,...")] = "1,2,4,8,16,32",
+    seconds: Annotated[float, typer.Option("--seconds", help="Of load for each number of clients.", metavar="S")] = 8.0,
+    rounds: Annotated[int, typer.Option("--rounds", help="Of server and model alone in turn.", metavar="N")] = 3,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16, of both.")] = "fp32",
+    slo: Annotated[
+        Path | None, typer.Option("--slo", help="Limits of figures; exit 1 where one is missed.", metavar="F.toml")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Start a server and put it under load: throughput, percentiles, saturation, cache, against the model alone.
+
+    An --slo file has tables [at_least] and [at_most] with lines such as "images.ratio_to_bound" = 0.9.
+
+    Example: honeclip bench serving --model random:ViT-B-32 --json
+    """
+    from honeclip.bench import serving as work
+    from honeclip.bench import slo as limits
+    from honeclip.cli.output import say
+    from honeclip.errors import BadInput
+
+    if precision not in PRECISIONS:
+        raise BadInput(f"--precision {precision}: it is {', '.join(PRECISIONS)}")
+    wanted = limits.read(slo) if slo else {}
+    figures = work.run(
+        model,
+        data,
+        ramp=_numbers("--clients", clients),
+        seconds=seconds,
+        rounds=rounds,
+        precision=precision,
+        device=device,
+        say=say,
+    )
+    if slo:
+        figures["slo"] = limits.judged(figures, wanted, slo)
+    _print({name: one for name, one in figures.items() if as_json or name != "slo"}, as_json)
+    for check in figures.get("slo", {}).get("checks", ()):
+        words = "passed" if check["passed"] else "MISSED"
+        say(
+            f"{words}: {check['figure']} is {check['value']:.4g}, {check['bound'].replace('_', ' ')} {check['limit']:g}"
+        )
+    if slo and not figures["slo"]["passed"]:
+        raise typer.Exit(1)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """`1,2,4` as numbers."""
+    from honeclip.errors import BadInput
+
+    if not all(one.strip().isdecimal() for one in text.split(",")):
+        raise BadInput(f"{option} {text}: numbers with commas between them, as in 1,8,32")
+    return [int(one) for one in text.split(",")]
+
+
 def _peers(
     model: str,
     batch: int,
@@ -175,7 +265,6 @@ def _peers(
     import json
     import subprocess
     import sys
-    from pathlib import Path
 
     from honeclip.cli.output import emit, show
     from honeclip.device import detect
@@ -214,12 +303,27 @@ def _peers(
         )
 
 
-def _print(figures: Mapping[str, float | int], as_json: bool) -> None:
+def _print(figures: Mapping[str, Any], as_json: bool) -> None:
     from honeclip.cli.output import emit, show
 
     if as_json:
         emit(figures)
         return
-    for name, value in figures.items():
-        words = f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.4g}"
+    for name, value in _flat(figures):
+        words = (
+            f"{value / 1e6:.1f} MB" if name.endswith("_bytes") else f"{value:.4g}" if _is_number(value) else str(value)
+        )
         show(f"{name.removesuffix('_bytes'):<16}{words}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Figures in figures as one line each: `images 8`."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", value
