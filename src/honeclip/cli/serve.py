@@ -39,6 +39,10 @@ def serve(
 
     Example: honeclip serve starter --port 8117
     """
+    import os
+    import sys
+
+    from honeclip.serving.settings import EXIT_STUCK
     from honeclip.serving.start import Options, serve
 
     code = serve(
@@ -54,5 +58,8 @@ def serve(
             device=device,
         )
     )
+    if code == EXIT_STUCK:
+        sys.stderr.flush()
+        os._exit(code)  # the device's thread is inside a call that never returns: Python would wait for it
     if code:
         raise typer.Exit(code)

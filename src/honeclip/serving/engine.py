@@ -41,6 +41,9 @@ WATCH_S = 0.1
 SLOWEST = 10
 """A batch is not stuck before it took this many times as long as the slowest of the warm-up."""
 
+TOO_LARGE = ("megapixels", "too large for Pillow")
+"""By which a reason of `preprocess.images` says that a picture has too many pixels."""
+
 DECODERS = max(2, min(8, os.cpu_count() or 1))
 
 
@@ -293,7 +296,7 @@ class Engine:
             rows, length = await loop.run_in_executor(self._pools[modality], work)
         except DataError as error:
             message = refusals.public(str(error))
-            large = "megapixels" in message
+            large = any(words in message for words in TOO_LARGE)
             return refusals.too_large(message, "pixels") if large else refusals.bad_item(message)
         except MemoryError:
             return refusals.no_memory()

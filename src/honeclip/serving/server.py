@@ -120,13 +120,13 @@ def run(server: Server, engine: Engine, listening: socket.socket) -> int:
 
 
 def timed(head_s: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, which closes a connection that sends no whole head within `head_s` to twice `head_s` seconds.
-
-    uvicorn itself waits for ever for a head that has begun.
+    """uvicorn's protocol, which closes a connection that sends no whole head, or reads nothing of an answer, for `head_s` to
+    twice `head_s` seconds. uvicorn itself waits for ever for both.
     """
 
     class Timed(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         _seen: Any = None
+        _unsent = 0
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
@@ -140,13 +140,16 @@ def timed(head_s: float) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def _check(self) -> None:
-            if self.transport.is_closing() or self.transport.get_protocol() is not self:
-                return  # closed, or a websocket now
-            cycle = self.cycle
+            transport, cycle = self.transport, self.cycle
+            if transport.get_protocol() is not self:
+                return  # a websocket now
+            unsent = transport.get_write_buffer_size()
             idle = cycle is None or cycle.response_complete
-            if idle and self._seen is cycle:
-                self.transport.close()
-                return
+            if unsent and unsent >= self._unsent > 0:
+                transport.abort()  # to close it would wait for the reader
+            elif idle and self._seen is cycle and not unsent:
+                transport.close()
+            self._unsent = unsent
             self._seen = cycle if idle else self
             self._timer = self.loop.call_later(head_s, self._check)
 

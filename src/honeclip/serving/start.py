@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from honeclip.embedding.index import Index
 from honeclip.errors import BadInput
-from honeclip.model.clip import Clip
 from honeclip.serving import app as apps
 from honeclip.serving import keys as key_files
 from honeclip.serving import server as servers
@@ -21,7 +21,7 @@ from honeclip.serving.fetch import Fetch
 from honeclip.serving.guard import is_loopback
 from honeclip.serving.keys import Keys
 from honeclip.serving.metrics import Metrics
-from honeclip.serving.routes import Index, Service
+from honeclip.serving.routes import Service
 from honeclip.serving.settings import Settings
 from honeclip.serving.warmup import Loaded, loaded
 
@@ -73,18 +73,18 @@ def _served(options: Options, settings: Settings, keys: Keys, fetch: Fetch, list
     metrics = Metrics()
     cache = Cache(settings.cache_bytes, settings.cache_ttl_s, options.cache_url)
 
-    index: list[Index] = []
+    index = None if options.index is None else Index.open(options.index)
 
     def load() -> Loaded:
         found = loaded(options.model, options.device, options.precision, _say_stage)
-        if options.index is not None:
-            index.append(_index(options.index, found.clip))  # it looks at the weights, which only this thread may
+        if index is not None:
+            index.check(found.clip)  # it looks at the weights, which only this thread may
         return found
 
     engine = Engine(load, settings, cache, metrics)
     found = engine.start()
     _say_stage("warm-up", found.seconds["warm-up"])
-    service = Service(engine, settings, metrics, fetch, index[0] if index else None)
+    service = Service(engine, settings, metrics, fetch, index)
     guard = apps.guarded(apps.create(service), service, keys)
     server = servers.make(guard, engine, settings)
     address = _address(listening)
@@ -94,14 +94,6 @@ def _served(options: Options, settings: Settings, keys: Keys, fetch: Fetch, list
     _say(f"ready       after {time.perf_counter() - began:.1f} s at {address}")
     _say(f"try it      curl {address}/v1/models{_with_key(keys)}    (all routes: {address}/docs)")
     return servers.run(server, engine, listening)
-
-
-def _index(folder: Path, clip: Clip) -> Index:
-    from honeclip.embedding.index import Index as Embedded
-
-    found = Embedded.open(folder)
-    found.check(clip)
-    return found
 
 
 def _host(given: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from honeclip.domains.domain import Domain
 from honeclip.model import towers
 from honeclip.model.classify import domain_of, scale_of
 from honeclip.model.clip import Clip
+from honeclip.model.fingerprint import of_weights
 from honeclip.model.load import load
 from honeclip.model.selfcheck import checked, device_check
 from honeclip.serving.forward import Forward
@@ -45,7 +45,7 @@ class Loaded:
     Attributes:
         clip: the model.
         name: what clients see: the source, of a folder only its name.
-        fingerprint: SHA-256 in hex of the weights and the preprocessing.
+        fingerprint: SHA-256 in hex of architecture and weights.
         precision: of the towers.
         self_check: against the CPU in float32.
         domain: the model's own, else general.
@@ -97,7 +97,7 @@ def loaded(source: str, device: str = "auto", wanted: str = "auto", say: Said | 
     where = choose(device)
     clip: Clip = timed("model", lambda: load(source, where))
     precision, check = timed("self-check", lambda: _precision(clip, wanted))
-    fingerprint = timed("fingerprint", lambda: _fingerprint(clip))
+    fingerprint = timed("fingerprint", lambda: of_weights(clip))
     return Loaded(
         clip=clip,
         name=public_name(source),
@@ -183,12 +183,3 @@ def _precision(clip: Clip, wanted: str) -> tuple[Precision, dict[str, float | bo
     if device.backend == "cpu" and chosen.name == "fp32":
         return chosen, device_check(device, precision="fp32")
     return checked(device, chosen)
-
-
-def _fingerprint(clip: Clip) -> str:
-    """SHA-256 in hex of weights and preprocessing: embeddings of another model are never taken for this one's."""
-    digest = hashlib.sha256(clip.preprocess.fingerprint.encode())
-    for name, value in sorted(clip.model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

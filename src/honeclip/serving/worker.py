@@ -141,6 +141,7 @@ class Worker:
                 self._canary()
             if not gave_back:
                 self._loaded.clip.device.empty_cache()
+                resident.give_back_freed()
                 gave_back = True
             self._read_memory()
 

@@ -1,0 +1,101 @@
+"""`honeclip serve` as a process: what it refuses to start with, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import tiny_runs
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "honeclip", "serve", *map(str, arguments)]
+
+
+@contextmanager
+def running(home: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """A process, its address, and what it said until it was ready."""
+    process = subprocess.Popen(
+        command(*arguments, "--port", 0, "--device", "cpu"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=tiny_runs.environment(home),
+    )
+    said = ""
+    try:
+        while "try it" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield process, re.search(r"http://\S+:\d+", said)[0], said
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def refused(home: Path, *arguments: object) -> str:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=120, env=tiny_runs.environment(home)
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_it_says_where_it_is_and_sigterm_drains(model, session_home):
+    with running(session_home, model) as (process, url, said):
+        for stage in ("model ", "self-check", "warm-up", "batches", "ready", "/docs"):
+            assert stage in said
+        assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": "a red circle"}, trust_env=False)
+        assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_sigint_exits_as_the_shell_expects(model, session_home):
+    with running(session_home, model) as (process, _, _said):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_a_taken_port_is_named_before_anything_is_loaded(session_home):
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = refused(session_home, "starter", "--port", taken.getsockname()[1])
+    assert "Address already in use" in said
+    assert "--port" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "--api-key-file"),
+        (["--host", "no.such.host.invalid"], "--api-key-file"),
+        (["--host", "127.0.0.1", "--allow-url", "https://a.example/x"], "give a host name"),
+        (["--cache-url", "http://a"], "redis://"),
+        (["--api-key-file", "none"], "--api-key-file none"),
+        (["--index", "none", "--port", "0"], "none"),
+    ],
+)
+def test_what_cannot_be_is_refused(session_home, model, arguments, words):
+    assert words in refused(session_home, model, *arguments)
+
+
+@pytest.mark.slow
+def test_a_source_that_is_not_there_is_refused(session_home):
+    assert "nearest" in refused(session_home, "random:ViT-B-3", "--port", 0)
