@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "tune",
     "predict",
+    "serve",
     "domains",
 )
 

@@ -56,6 +56,7 @@ for _verb in (
     "compare",
     "tune",
     "predict",
+    "serve",
 ):
     _module = importlib.import_module(f"honeclip.cli.{_verb}")
     app.command(_verb, cls=getattr(_module, "Command", None))(getattr(_module, _verb))

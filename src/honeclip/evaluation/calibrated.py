@@ -14,10 +14,11 @@ from honeclip.embedding.features import Features
 from honeclip.evaluation.calibration import logistic_temperature, softmax_temperature
 from honeclip.evaluation.multilabel import truth_of
 from honeclip.evaluation.operating import threshold_of_sensitivity, threshold_of_specificity
-from honeclip.evaluation.scorer import Scorer, is_normal, of_classes, of_pairs
+from honeclip.evaluation.scorer import of_classes, of_pairs
 from honeclip.evaluation.suite import Split, split_of
 from honeclip.evaluation.zeroshot import Classes, classes
 from honeclip.model.calibration import Calibration
+from honeclip.model.classify import Scorer, is_normal
 from honeclip.model.clip import Clip
 
 SPECIFICITY, SENSITIVITY = "specificity_95", "sensitivity_95"

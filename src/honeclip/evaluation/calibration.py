@@ -14,28 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from honeclip.evaluation.intervals import Indices, Statistic
+from honeclip.model.calibration import Floats, logistic, softmax
 
 BINS = 15
 """Equally wide, as in Guo et al. 2017 and in the `zeroshot` section of METRICS."""
 
 COOLEST, HOTTEST = 0.02, 50.0
 """A temperature stays within them: where every answer on validation is right, none is cold enough."""
-
-Floats = NDArray[np.float64]
-
-
-def softmax(logits_NC: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities of C classes, one of which is true."""
-    shifted = logits_NC / temperature
-    grown = np.exp(shifted - shifted.max(-1, keepdims=True))
-    return np.asarray(grown / grown.sum(-1, keepdims=True))
-
-
-def logistic(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities of yes, one a logit; without overflow at either end."""
-    scaled = logits / temperature
-    small = np.exp(-np.abs(scaled))
-    return np.where(scaled >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def softmax_temperature(logits_NC: Floats, truth_N: NDArray[np.int64]) -> float:

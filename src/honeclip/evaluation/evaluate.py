@@ -33,6 +33,7 @@ from honeclip.evaluation.requirements import Requirements, read
 from honeclip.evaluation.sizes import AtSizes, at_sizes
 from honeclip.evaluation.suite import Asked, Block, split_of
 from honeclip.evaluation.zeroshot import Classes
+from honeclip.model.classify import domain_of
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.preprocess.rules import TextHow, text_how
@@ -291,9 +292,7 @@ def _source(model: str | os.PathLike[str] | Any) -> str:
 def _domain(clip: Clip, given: Domain | str | None) -> Domain:
     if isinstance(given, Domain):
         return given
-    if given is None and clip.domain is not None:
-        return domains.from_mapping(clip.domain, origin=clip.source)
-    return domains.load(given or "general")
+    return domain_of(clip) if given is None else domains.load(given)
 
 
 def _folders(chosen: Domain, given: Domain | str | None) -> tuple[Path, ...]:

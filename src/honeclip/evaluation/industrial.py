@@ -21,7 +21,6 @@ from torch.nn.functional import normalize
 from honeclip.errors import BadInput
 from honeclip.evaluation import industrial_page, leaks
 from honeclip.evaluation.calibrated import labelled
-from honeclip.evaluation.calibration import logistic, softmax
 from honeclip.evaluation.controls import at_chance, shuffled_auroc
 from honeclip.evaluation.fewshot import few_shot
 from honeclip.evaluation.industrial_page import Found
@@ -30,9 +29,11 @@ from honeclip.evaluation.intervals import Figure, known
 from honeclip.evaluation.multilabel import one_against_rest, separation, truth_of
 from honeclip.evaluation.operating import threshold_of_sensitivity
 from honeclip.evaluation.requirements import LIMITS, Requirements, Verdict, at_least, at_most, costs_of, share
-from honeclip.evaluation.scorer import Scorer, is_normal, of_classes
+from honeclip.evaluation.scorer import of_classes
 from honeclip.evaluation.suite import Asked, Picture, Split, Suite
 from honeclip.evaluation.zeroshot import Predictions, per_class, predict
+from honeclip.model.calibration import logistic, softmax
+from honeclip.model.classify import Scorer, is_normal
 
 NAME = "industrial"
 

@@ -20,10 +20,10 @@ from honeclip.evaluation.controls import at_chance, shuffled_auroc
 from honeclip.evaluation.intervals import Figure, Statistic, known
 from honeclip.evaluation.medical_page import Found
 from honeclip.evaluation.multilabel import one_against_rest, truth_of
-from honeclip.evaluation.scorer import Scorer, is_normal
 from honeclip.evaluation.subgroups import Group, by_column
 from honeclip.evaluation.suite import Asked, Picture, Split, Suite
 from honeclip.model.calibration import Calibration
+from honeclip.model.classify import Scorer, is_normal
 
 NAME = "medical"
 

@@ -10,20 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from honeclip.data import manifest
-from honeclip.domains.domain import Domain
 from honeclip.embedding.batches import decoded
 from honeclip.embedding.embed import embed_pixels
 from honeclip.embedding.features import Progress
 from honeclip.errors import BadInput, DataError
 from honeclip.evaluation.evaluate import in_its_domain
-from honeclip.evaluation.scorer import Scorer, of_classes, of_pairs
-from honeclip.evaluation.zeroshot import classes
+from honeclip.evaluation.scorer import through
 from honeclip.model.calibration import Calibration
-from honeclip.model.clip import Clip
+from honeclip.model.classify import MODES, embedded, kind_for, scale_of, wording
 from honeclip.model.load import load
-
-MODES = {"softmax": "softmax", "independent": "pairs"}
-"""What a person asks for -> how it is computed; "independent": each label by itself, for pictures with several."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,7 @@ def predict(
         data: a manifest, or a folder with one named pairs.csv; a column `image` is enough.
         labels: at least one; words that the domain knows stand in its prompts.
         domain: name or file; None takes the model's own, else "general".
-        mode: one of MODES; None: as the model's calibration was fitted where it is for these labels, else "softmax", and
-            "independent" for a single label.
+        mode: "softmax" or "independent"; None: see `classify.kind_for`.
         device: "auto", "cpu", "mps" or "cuda".
         batch_size: images through the model at once.
         progress: called with (images done, images).
@@ -75,7 +69,8 @@ def predict(
         raise BadInput(f"--mode {mode}: it is {' or '.join(MODES)}")
     clip, chosen = in_its_domain(load(model, device=device), domain)
     rows = manifest.read(data, images_alone=True).rows
-    scorer = _scorer(clip, chosen, names, MODES[mode] if mode else None)
+    kind = kind_for(clip.calibration, names, mode)
+    scorer = embedded(wording(chosen, names, kind), through(clip), scale_of(clip))
     known = clip.calibration if clip.calibration and clip.calibration.fits(scorer.kind, names) else None
     images = [(place, row.image) for place, row in enumerate(rows) if row.image is not None and not row.fault]
     found = np.full((len(rows), len(names)), np.nan)
@@ -109,23 +104,6 @@ def _checked(labels: Sequence[str]) -> list[str]:
     if "image" in names:
         raise BadInput("--labels: a label cannot be called image, for that column names the pictures; use another word")
     return names
-
-
-def _scorer(clip: Clip, domain: Domain, labels: list[str], kind: str | None) -> Scorer:
-    if kind is None:
-        fitted = clip.calibration
-        kind = fitted.kind if fitted and fitted.fits(fitted.kind, labels) else "softmax" if len(labels) > 1 else "pairs"
-    if kind == "softmax":
-        if len(labels) < 2:
-            raise BadInput("--mode softmax: one label of one is always certain; name at least two, or use independent")
-        return of_classes(classes(clip, domain, labels))
-    found = of_pairs(clip, domain, labels, labels)
-    if found is None:
-        raise BadInput(
-            f"each label by itself needs words for its absence, and domain {domain.name} has neither negative_templates nor "
-            "normal_labels; name one that has (--domain medical), or at least two labels that exclude each other"
-        )
-    return found
 
 
 def _calibrated(known: Calibration | None, stored: Calibration | None, labels: Sequence[str]) -> str:

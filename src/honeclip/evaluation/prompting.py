@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from honeclip.domains.domain import prompts
 from honeclip.evaluation.multilabel import one_against_rest
-from honeclip.evaluation.scorer import Scorer, ensembles, of_pairs, scale_of
+from honeclip.evaluation.scorer import of_pairs, through
 from honeclip.evaluation.suite import Asked
 from honeclip.model.calibration import Kind
+from honeclip.model.classify import Scorer, embedded, scale_of, wording
 
 PAIRS = "pairs"
 
@@ -56,8 +56,7 @@ def _through(asked: Asked, template: str, kind: Kind, findings: Sequence[str]) -
     domain = replace(asked.domain, templates=(template,))
     if kind == "pairs":
         return of_pairs(asked.clip, domain, findings, asked.labels)
-    text_CD = ensembles(asked.clip, [prompts(domain, label) for label in asked.labels])
-    return Scorer("softmax", asked.labels, text_CD, scale_of(asked.clip))
+    return embedded(wording(domain, asked.labels, kind), through(asked.clip), scale_of(asked.clip))
 
 
 def _spread(found: dict[str, dict[str, dict[str, float]]], findings: Sequence[str]) -> dict[str, float]:

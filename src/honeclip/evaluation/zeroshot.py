@@ -1,7 +1,6 @@
 """Zero-shot classification from the `label` column: accuracy, balanced accuracy, macro F1, calibration, each class.
 
-A class is the normalised mean of the normalised embeddings of its prompts (every template of the domain with the
-words of the label; Radford et al. 2021, section 3.1.4). The classes are those of the whole data set, whatever the
+`model.classify` says how a label becomes a direction. The classes are those of the whole data set, whatever the
 split holds, so that chance is what it says. Images without a label are left out.
 
 An image with several labels is right when the prediction is any of them; for balanced accuracy, macro F1 and the
@@ -15,18 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, recall_score
 from torch import Tensor
 
-from honeclip.domains.domain import Domain, prompts
+from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import embed_texts
 from honeclip.embedding.features import Features
 from honeclip.evaluation.intervals import Indices, Statistic, bootstrap, figure
+from honeclip.model.classify import embedded, scale_of, wording
 
 if TYPE_CHECKING:
     from honeclip.model.clip import Clip
@@ -63,13 +63,8 @@ def classes(clip: Clip, domain: Domain, labels: Sequence[str], features: Feature
         labels: the distinct labels of the whole data set.
         features: where the text tower's body is frozen, its cache.
     """
-    each = [prompts(domain, label) for label in labels]
-    flat = list(dict.fromkeys(prompt for group in each for prompt in group))  # labels may share a prompt
-    where = {prompt: index for index, prompt in enumerate(flat)}
-    text_PD = embed_texts(clip, flat, features=features).double()
-    means = torch.stack([text_PD[[where[prompt] for prompt in group]].mean(0) for group in each])
-    scale = float(clip.logit_scale.detach().cpu().double().exp())
-    return Classes(tuple(labels), torch.nn.functional.normalize(means, dim=-1).float(), scale)
+    found = embedded(wording(domain, labels, "softmax"), partial(embed_texts, clip, features=features), scale_of(clip))
+    return Classes(found.labels, found.text_CD, found.scale)
 
 
 def predict(image_ND: Tensor, labels: Sequence[Sequence[str]], known: Classes) -> Predictions | None:

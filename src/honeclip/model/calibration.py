@@ -1,10 +1,18 @@
-"""What was fitted on validation and travels with a model: the temperature of its probabilities, and thresholds of findings."""
+"""What was fitted on validation and travels with a model: the temperature of its probabilities, and thresholds of findings.
+
+And how a temperature acts: it divides the logits before the softmax or the logistic function.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 Kind = Literal["softmax", "pairs"]
 """softmax: one of the labels is right; pairs: each by itself, prompts that say it is there against prompts that it is not."""
@@ -42,3 +50,17 @@ class Calibration:
     def from_json(stored: Mapping[str, Any]) -> Calibration:
         """The inverse of `to_json`."""
         return Calibration(**{**stored, "labels": tuple(stored["labels"])})
+
+
+def softmax(logits_NC: Floats, temperature: float = 1.0) -> Floats:
+    """Probabilities of C classes, one of which is true."""
+    shifted = logits_NC / temperature
+    grown = np.exp(shifted - shifted.max(-1, keepdims=True))
+    return np.asarray(grown / grown.sum(-1, keepdims=True))
+
+
+def logistic(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Probabilities of yes, one a logit; without overflow at either end."""
+    scaled = logits / temperature
+    small = np.exp(-np.abs(scaled))
+    return np.where(scaled >= 0, 1 / (1 + small), small / (1 + small))
