@@ -7,17 +7,21 @@ works without a network.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
-from nicegui import background_tasks, ui
+from nicegui import app as nicegui
+from nicegui import ui
 from prometheus_client import CollectorRegistry
 
+from honeclip.serving.guard import ROUTES
+from honeclip.serving.metrics import STAGES
 from honeclip.serving.queue import MODALITIES
-from honeclip.serving.window import Moment, increase, mean, moment, quantile, rate, total
+from honeclip.serving.window import Moment, Wanted, increase, mean, moment, quantile, rate, total
 
 PATH = "/dashboard"
 
@@ -28,10 +32,16 @@ KEPT = 300
 SPAN = 30
 """Moments over which rates and percentiles are taken."""
 
-LATENCY = "honeclip_request_duration_seconds"
-STAGES = "honeclip_stage_duration_seconds"
+API = frozenset(route for route in ROUTES if route.startswith("/v1/"))
+"""Requests and latencies are those of the API: the page's own and those of Prometheus say nothing of the server."""
+
+ASKED, LATENCY = "honeclip_requests_total", "honeclip_request_duration_seconds"
+STAGE = "honeclip_stage_duration_seconds"
 SERIES = ("#1f5fc4", "#b4590c", "#17713a", "#7c4dbe")
 SOFT, LINE, BAD = "#8a94a0", "#8a94a033", "#b3261e"
+
+
+Line = list[tuple[float, float | None]]
 
 
 @dataclass(eq=False)
@@ -71,8 +81,10 @@ def mount(app: FastAPI, registry: CollectorRegistry, facts: Callable[[], Mapping
     def page() -> None:
         _page(history, facts)
 
+    # it looks at every object of the process for a server that already runs, and torch warns when it is looked at
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"nicegui\.")
     ui.run_with(app, mount_path=PATH, show_welcome_message=False)
-    app.router.on_startup.append(lambda: background_tasks.create(history.keep(), name="honeclip moments"))
+    nicegui.on_startup(history.keep)
 
 
 def _page(history: History, facts: Callable[[], Mapping[str, Any]]) -> None:
@@ -85,10 +97,12 @@ def _page(history: History, facts: Callable[[], Mapping[str, Any]]) -> None:
         tiles = _tiles()
         charts = _charts()
         with ui.row().classes("w-full gap-8 items-start"):
-            routes = _table("Routes since the start", ("route", "answered", "2xx", "4xx", "5xx", "p50 ms", "p95 ms", "p99 ms"))
+            routes = _table(
+                "Routes since the start", ("route", "answered", "2xx", "4xx", "5xx", "p50 ms", "p95 ms", "p99 ms")
+            )
             rejects = _table("Turned away since the start", ("reason", "count"))
         ui.label(
-            f"Rates and percentiles are over the last {SPAN} s, from the histograms of /metrics; charts show {KEPT // 60} minutes."
+            f"Rates and percentiles: the API's last {SPAN} s, from what /metrics says. Charts: {KEPT // 60} minutes."
         ).classes("text-sm opacity-70")
 
     def draw() -> None:
@@ -106,9 +120,12 @@ def _page(history: History, facts: Callable[[], Mapping[str, Any]]) -> None:
             for series, values in zip(chart.options["series"], lines, strict=True):
                 series["data"] = values
             chart.update()
-        routes.update_rows(route_rows(history.moments[0], pairs[-1][1]))
+        routes.update_rows(route_rows(pairs[-1][1]))
         rejects.update_rows(
-            [{"reason": labels["reason"], "count": round(value)} for labels, value in _each(pairs[-1][1], "honeclip_rejected_total")]
+            [
+                {"reason": labels["reason"], "count": round(value)}
+                for labels, value in _each(pairs[-1][1], "honeclip_rejected_total")
+            ]
         )
 
     ui.timer(EVERY_S, draw)
@@ -134,14 +151,14 @@ def figures(before: Moment, now: Moment) -> dict[str, str]:
     """The text of every tile; "-" where nothing was observed."""
 
     def milliseconds(q: float) -> str:
-        found = quantile(before, now, LATENCY, q)
+        found = quantile(before, now, LATENCY, q, route=API)
         return "-" if found is None else f"{1000 * found:.0f} ms"
 
     asked = increase(before, now, "honeclip_cache_requests_total")
     spared = asked - increase(before, now, "honeclip_cache_requests_total", result="miss")
     fill = mean(before, now, "honeclip_batch_fill_ratio")
     return {
-        "requests": f"{rate(before, now, 'honeclip_requests_total'):.1f}",
+        "requests": f"{rate(before, now, ASKED, route=API):.1f}",
         "images": f"{rate(before, now, 'honeclip_items_total', modality='image'):.1f}",
         "texts": f"{rate(before, now, 'honeclip_items_total', modality='text'):.1f}",
         "p50": milliseconds(0.5),
@@ -152,7 +169,7 @@ def figures(before: Moment, now: Moment) -> dict[str, str]:
         "hits": f"{spared / asked:.0%}" if asked else "-",
         "errors": f"{_errors(before, now):.1f}",
         "memory": f"{total(now, 'honeclip_resident_memory_bytes') / 1e9:.2f} GB",
-        "answered": f"{total(now, 'honeclip_requests_total'):.0f}",
+        "answered": f"{total(now, ASKED, route=API):.0f}",
     }
 
 
@@ -160,54 +177,53 @@ CHARTS = (
     ("Requests a second", "", ("answered", "turned away")),
     ("Latency", "ms", ("p50", "p95", "p99")),
     ("Items that wait", "", MODALITIES),
-    ("Mean time by stage", "ms", ("decode", "queue", "forward", "post")),
+    ("Mean time by stage", "ms", STAGES),
     ("Batch fill", "%", MODALITIES),
-    ("Resident memory", "GB", ("memory",)),
+    ("Memory", "GB", ("resident", "device")),
 )
 
 
-def curves(pairs: list[tuple[Moment, Moment]]) -> list[list[list[tuple[float, float | None]]]]:
-    """For each chart and line, (seconds before now, value)."""
+def curves(pairs: list[tuple[Moment, Moment]]) -> list[list[Line]]:
+    """For each chart and each of its lines, (seconds before now, value)."""
     last = pairs[-1][1].at
 
-    def line(value: Callable[[Moment, Moment], float | None]) -> list[tuple[float, float | None]]:
-        return [(round(now.at - last, 1), _rounded(value(before, now))) for before, now in pairs]
+    def line(value: Callable[[Moment, Moment], float | None], factor: float = 1.0) -> Line:
+        found = [(now.at - last, value(before, now)) for before, now in pairs]
+        return [(round(at, 1), None if one is None else float(f"{factor * one:.4g}")) for at, one in found]
 
-    def times(value: float | None, factor: float) -> float | None:
-        return None if value is None else factor * value
+    def grows(name: str, **labels: Wanted) -> Line:
+        return line(lambda before, now: rate(before, now, name, **labels))
+
+    def means(name: str, factor: float, **labels: Wanted) -> Line:
+        return line(lambda before, now: mean(before, now, name, **labels), factor)
+
+    def stands(name: str, factor: float = 1.0, **labels: Wanted) -> Line:
+        return line(lambda _, now: total(now, name, **labels), factor)
+
+    def latency(q: float) -> Line:
+        return line(lambda before, now: quantile(before, now, LATENCY, q, route=API), 1000)
 
     return [
+        [grows(ASKED, route=API), grows("honeclip_rejected_total")],
+        [latency(q) for q in (0.5, 0.95, 0.99)],
+        [stands("honeclip_queue_depth", modality=one) for one in MODALITIES],
+        [means(STAGE, 1000, stage=one) for one in STAGES],
+        [means("honeclip_batch_fill_ratio", 100, modality=one) for one in MODALITIES],
         [
-            line(lambda before, now: rate(before, now, "honeclip_requests_total")),
-            line(lambda before, now: rate(before, now, "honeclip_rejected_total")),
+            stands("honeclip_resident_memory_bytes", 1e-9),
+            stands("honeclip_device_memory_bytes", 1e-9, device=frozenset({"mps", "cuda"}), kind="held"),
         ],
-        [line(lambda before, now, q=q: times(quantile(before, now, LATENCY, q), 1000)) for q in (0.5, 0.95, 0.99)],
-        [line(lambda _, now, one=one: total(now, "honeclip_queue_depth", modality=one)) for one in MODALITIES],
-        [
-            line(lambda before, now, one=one: times(mean(before, now, STAGES, stage=one), 1000))
-            for one in ("decode", "queue", "forward", "post")
-        ],
-        [
-            line(lambda before, now, one=one: times(mean(before, now, "honeclip_batch_fill_ratio", modality=one), 100))
-            for one in MODALITIES
-        ],
-        [line(lambda _, now: total(now, "honeclip_resident_memory_bytes") / 1e9)],
     ]
 
 
-def route_rows(first: Moment, now: Moment) -> list[dict[str, Any]]:
-    """A row a route: answers by the first digit of their status, and percentiles, since the server started.
-
-    Args:
-        first: unused values are those of a moment before any request.
-        now: the newest moment.
-    """
-    nothing = Moment(first.at, {})
+def route_rows(now: Moment) -> list[dict[str, Any]]:
+    """A row a route: answers by the first digit of their status, and percentiles, since the server started."""
+    nothing = Moment(0.0, {})
     counts: dict[str, dict[str, float]] = {}
-    for labels, value in _each(now, "honeclip_requests_total"):
-        row = counts.setdefault(labels["route"], {"2xx": 0, "4xx": 0, "5xx": 0})
+    for labels, value in _each(now, ASKED):
+        by_kind = counts.setdefault(labels["route"], {"2xx": 0, "4xx": 0, "5xx": 0})
         kind = f"{labels['status'][0]}xx"
-        row[kind] = row.get(kind, 0) + value
+        by_kind[kind] = by_kind.get(kind, 0) + value
     rows = []
     for route, found in sorted(counts.items()):
         row: dict[str, Any] = {"route": route, "answered": round(sum(found.values()))}
@@ -222,8 +238,8 @@ def route_rows(first: Moment, now: Moment) -> list[dict[str, Any]]:
 def _errors(before: Moment, now: Moment) -> float:
     passed = now.at - before.at
     found = sum(
-        value - before.values.get(("honeclip_requests_total", tuple(sorted(labels.items()))), 0.0)
-        for labels, value in _each(now, "honeclip_requests_total")
+        value - before.values.get((ASKED, tuple(sorted(labels.items()))), 0.0)
+        for labels, value in _each(now, ASKED)
         if labels["status"].startswith("5")
     )
     return found / passed if passed > 0 else 0.0
@@ -233,17 +249,13 @@ def _each(one: Moment, name: str) -> list[tuple[dict[str, str], float]]:
     return [(dict(labels), value) for (known, labels), value in one.values.items() if known == name]
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
-
-
 def _tiles() -> dict[str, ui.label]:
     """A number and what it is, in a grid."""
     made = {}
     with ui.grid().classes("w-full grid-cols-2 sm:grid-cols-4 lg:grid-cols-6 gap-3"):
         for name, words in TILES.items():
             with ui.card().classes("p-3 gap-0").props("flat bordered"):
-                made[name] = ui.label("-").classes("text-xl font-semibold tabular-nums").mark(name)
+                made[name] = ui.label("-").classes("text-xl font-semibold tabular-nums")
                 made[name].props(f'data-figure="{name}"')
                 ui.label(words).classes("text-sm opacity-70")
     return made
@@ -276,14 +288,21 @@ def _options(names: tuple[str, ...]) -> dict[str, Any]:
         },
         "yAxis": {"type": "value", "min": 0, "splitNumber": 3, **axis},
         "series": [
-            {"name": name, "type": "line", "showSymbol": False, "lineStyle": {"width": 2}, "color": SERIES[place], "data": []}
+            {
+                "name": name,
+                "type": "line",
+                "showSymbol": False,
+                "lineStyle": {"width": 2},
+                "color": SERIES[place],
+                "data": [],
+            }
             for place, name in enumerate(names)
         ],
     }
 
 
 def _table(title: str, columns: tuple[str, ...]) -> ui.table:
-    with ui.column().classes("gap-1"):
+    with ui.column().classes("gap-1 max-w-full overflow-x-auto"):
         ui.label(title).classes("text-sm font-medium")
         described = [
             {"name": one, "label": one, "field": one, "align": "left" if place == 0 else "right"}

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+Wanted = str | frozenset[str]
+"""The value that a label must have, or those of which it must have one."""
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -38,29 +41,29 @@ def moment(registry: CollectorRegistry) -> Moment:
     return Moment(time.monotonic(), values)
 
 
-def total(now: Moment, name: str, **labels: str) -> float:
+def total(now: Moment, name: str, **labels: Wanted) -> float:
     """Sum of a metric's samples that carry these labels; 0 where there is none."""
     return sum(value for _, value in _matching(now, name, labels))
 
 
-def increase(before: Moment, now: Moment, name: str, **labels: str) -> float:
+def increase(before: Moment, now: Moment, name: str, **labels: Wanted) -> float:
     """By how much a counter has grown."""
     return max(0.0, total(now, name, **labels) - total(before, name, **labels))
 
 
-def rate(before: Moment, now: Moment, name: str, **labels: str) -> float:
+def rate(before: Moment, now: Moment, name: str, **labels: Wanted) -> float:
     """Growth of a counter a second."""
     passed = now.at - before.at
     return increase(before, now, name, **labels) / passed if passed > 0 else 0.0
 
 
-def mean(before: Moment, now: Moment, name: str, **labels: str) -> float | None:
+def mean(before: Moment, now: Moment, name: str, **labels: Wanted) -> float | None:
     """Mean of a histogram's observations between two moments; None without any."""
     count = increase(before, now, f"{name}_count", **labels)
     return increase(before, now, f"{name}_sum", **labels) / count if count else None
 
 
-def quantile(before: Moment, now: Moment, name: str, q: float, **labels: str) -> float | None:
+def quantile(before: Moment, now: Moment, name: str, q: float, **labels: Wanted) -> float | None:
     """A quantile of a histogram's observations between two moments, straight lines within buckets (Prometheus,
     `histogram_quantile`): in the last, endless bucket the bound below it; None without observations.
 
@@ -90,6 +93,11 @@ def quantile(before: Moment, now: Moment, name: str, q: float, **labels: str) ->
     return start
 
 
-def _matching(one: Moment, name: str, labels: Mapping[str, str]) -> list[tuple[Labels, float]]:
-    wanted = set(labels.items())
-    return [(found, value) for (known, found), value in one.values.items() if known == name and wanted <= set(found)]
+def _matching(one: Moment, name: str, labels: Mapping[str, Wanted]) -> list[tuple[Labels, float]]:
+    allowed = {label: {value} if isinstance(value, str) else value for label, value in labels.items()}
+
+    def wanted(found: Labels) -> bool:
+        has = dict(found)
+        return all(has.get(label) in values for label, values in allowed.items())
+
+    return [(found, value) for (known, found), value in one.values.items() if known == name and wanted(found)]
