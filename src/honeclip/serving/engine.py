@@ -126,7 +126,7 @@ class Engine:
     # --- asking ---------------------------------------------------------------------------------------------------
 
     async def embed(self, given: Sequence[Given]) -> Results:
-        """An embedding, unit float32 (D,), or what is wrong, for every image and text, in order.
+        """An embedding, unit float32 (D,), read-only, or what is wrong, for every image and text, in order.
 
         Raises:
             Refused: nothing can be admitted now (429, 503).
@@ -134,15 +134,12 @@ class Engine:
         keys = [self._key(one) for one in given]
 
         async def compute(places: Sequence[int]) -> Results:
-            try:
-                return await self._computed([given[place] for place in places])
-            except Refused as error:
-                return [error] * len(places)
+            return await self._computed([given[place] for place in places])
 
         found, counts = await self._flights.embedded(self.cache, keys, compute)
         self.metrics.cache(counts)
         for one in found:
-            if isinstance(one, Refused) and one.status in (429, 503):
+            if isinstance(one, Refused) and one.status == 503:
                 raise one
         return found
 

@@ -28,20 +28,11 @@ from honeclip.serving.settings import Settings
 MODE_OF = {kind: mode for mode, kind in classify.MODES.items()}
 
 
-class Found(Protocol):
-    """A hit of an index."""
-
-    id: str
-    score: float
-    image: str | None
-    caption: str | None
-
-
 class Index(Protocol):
     """What `search` asks; `embedding.index.Index` is one."""
 
-    def search(self, query_D: NDArray[np.float32], top: int) -> Sequence[Any]:
-        """The nearest, best first."""
+    def search(self, query_D: NDArray[np.float32], top: int = 10) -> Sequence[Any]:
+        """The nearest hits (id, score, image, caption, matched), best first."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ def router(service: Service) -> APIRouter:
             ]
             return schemas.ClassifyAnswer(
                 results=results,
-                mode=MODE_OF[kind],  # type: ignore[arg-type]
+                mode=MODE_OF[kind],
                 calibrated=calibration is not None and calibration.fits(kind, labels),
                 domain=loaded.domain.name,
                 model=loaded.name,
@@ -158,10 +149,7 @@ def router(service: Service) -> APIRouter:
             rows = await _all(service, {"image": [given.image or ""]}, places=False)
         with _Post(service.metrics):
             hits = await asyncio.to_thread(service.index.search, rows[0].numpy(), given.top)
-            found = [
-                schemas.Hit(id=str(one.id), score=float(one.score), image=one.image, caption=one.caption)
-                for one in hits
-            ]
+            found = [schemas.Hit(**{name: getattr(one, name) for name in schemas.Hit.model_fields}) for one in hits]
             return schemas.SearchAnswer(results=found, model=engine.loaded.name)
 
     @made.post("/embeddings", **openapi.describes(schemas.Embeddings, schemas.EmbeddingsAnswer))

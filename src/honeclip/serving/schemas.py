@@ -138,10 +138,11 @@ class Search(Asked):
 class Hit(BaseModel):
     """A row of the index."""
 
-    id: str
+    id: int = Field(description="The row of the data that was embedded, from 1.")
     score: float = Field(description="Cosine.")
-    image: str | None = None
+    image: str = Field(description="As the data names it.")
     caption: str | None = None
+    matched: Literal["image", "caption"] = Field(description="Which of the two is that near.")
 
 
 class SearchAnswer(BaseModel):

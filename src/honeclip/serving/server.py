@@ -108,6 +108,7 @@ def run(server: Server, engine: Engine, listening: socket.socket) -> int:
         raise BadInput(f"the port is taken by now: {error.strerror}; choose another with --port") from None
 
     async def both() -> bool:
+        await engine.cache.connect()
         await server.serve([listening])
         return await engine.stop(JOIN_S)
 

@@ -9,9 +9,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from honeclip.errors import BadInput
+from honeclip.model.clip import Clip
 from honeclip.serving import app as apps
 from honeclip.serving import keys as key_files
 from honeclip.serving import page
@@ -24,7 +24,7 @@ from honeclip.serving.keys import Keys
 from honeclip.serving.metrics import Metrics
 from honeclip.serving.routes import Index, Service
 from honeclip.serving.settings import Settings
-from honeclip.serving.warmup import loaded
+from honeclip.serving.warmup import Loaded, loaded
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,18 @@ def _served(options: Options, settings: Settings, keys: Keys, fetch: Fetch, list
     metrics = Metrics()
     cache = Cache(settings.cache_bytes, settings.cache_ttl_s, options.cache_url)
 
-    def load() -> Any:
-        return loaded(options.model, options.device, options.precision, _say_stage)
+    index: list[Index] = []
+
+    def load() -> Loaded:
+        found = loaded(options.model, options.device, options.precision, _say_stage)
+        if options.index is not None:
+            index.append(_index(options.index, found.clip))  # it looks at the weights, which only this thread may
+        return found
 
     engine = Engine(load, settings, cache, metrics)
     found = engine.start()
     _say_stage("warm-up", found.seconds["warm-up"])
-    index = None if options.index is None else _index(options.index, found.clip.embed_dim)
-    service = Service(engine, settings, metrics, fetch, index)
+    service = Service(engine, settings, metrics, fetch, index[0] if index else None)
     app = apps.create(service)
     page.mount(app, metrics.registry, engine.facts)
     guard = apps.guarded(app, service, keys)
@@ -95,15 +99,12 @@ def _served(options: Options, settings: Settings, keys: Keys, fetch: Fetch, list
     return servers.run(server, engine, listening)
 
 
-def _index(folder: Path, embed_dim: int) -> Index:
+def _index(folder: Path, clip: Clip) -> Index:
     from honeclip.embedding.index import Index as Embedded
 
-    found: Any = Embedded.open(folder)
-    own = getattr(found, "embed_dim", embed_dim)
-    if own != embed_dim:
-        raise BadInput(f"--index {folder}: its embeddings have {own} dimensions, and the model's have {embed_dim}")
-    index: Index = found
-    return index
+    found = Embedded.open(folder)
+    found.check(clip)
+    return found
 
 
 def _host(given: str) -> str:

@@ -205,8 +205,7 @@ class Worker:
         for rows_kD in torch.split(out_BD, [len(item.rows) for item in items]):
             one = rows_kD[0] if len(rows_kD) == 1 else torch.nn.functional.normalize(rows_kD.sum(0), dim=-1)
             finite = bool(torch.isfinite(one).all())
-            # a copy: a view would keep the whole batch in the cache
-            found.append(np.array(one.numpy(), dtype=np.float32) if finite else refusals.not_finite())
+            found.append(np.asarray(one.numpy(), dtype=np.float32) if finite else refusals.not_finite())
         return found
 
     def _note(self, results: Results) -> None:
