@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
-from honeclip.errors import HoneclipError
+from honeclip.errors import HoneclipError, Interrupted
 
 ENDS_WITHIN_S = 60
 
@@ -52,7 +53,18 @@ def running(model: str, *, device: str, precision: str) -> Iterator[Running]:
 
     Raises:
         HoneclipError: it ends before it is ready, or not with 0 at the end; what it said stands in the message.
+        Interrupted: SIGTERM came meanwhile; the server does not outlive who started it.
     """
+    before = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        with _started(model, device, precision) as server:
+            yield server
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _started(model: str, device: str, precision: str) -> Iterator[Running]:
     began = time.perf_counter()
     words = ["serve", model, "--port", "0", "--device", device, "--precision", precision]
     process = subprocess.Popen([sys.executable, "-m", "honeclip", *words], stderr=subprocess.PIPE, text=True)
@@ -76,6 +88,10 @@ def running(model: str, *, device: str, precision: str) -> Iterator[Running]:
             rest.join()
         if process.stderr:
             process.stderr.close()
+
+
+def _interrupted(number: int, _: FrameType | None) -> None:
+    raise Interrupted(number, "stopped by SIGTERM; the server that was measured is ended as well")
 
 
 def _address(process: subprocess.Popen[str], said: list[str]) -> str:

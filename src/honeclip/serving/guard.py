@@ -133,7 +133,7 @@ class Guard:
             status = LEFT
         finally:
             self.active -= api
-            self._metrics.request(path if path in ROUTES else "other", status or 500, time.monotonic() - began)
+            self._metrics.request(_route(path), status or 500, time.monotonic() - began)
 
     # --- who ------------------------------------------------------------------------------------------------------
 
@@ -240,6 +240,13 @@ class Guard:
         if not wanted > 0:
             raise Refused(400, "header", "X-Request-Timeout is a number of seconds above 0")
         return min(most, wanted)
+
+
+def _route(path: str) -> str:
+    """The label of a path; what belongs to the page counts as the page."""
+    if path.startswith("/dashboard/"):
+        return "/dashboard"
+    return path if path in ROUTES else "other"
 
 
 def _replay(body: bytes, receive: Receive | None) -> Receive:

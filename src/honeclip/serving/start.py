@@ -14,6 +14,7 @@ from honeclip.embedding.index import Index
 from honeclip.errors import BadInput
 from honeclip.serving import app as apps
 from honeclip.serving import keys as key_files
+from honeclip.serving import page
 from honeclip.serving import server as servers
 from honeclip.serving.cache import Cache
 from honeclip.serving.engine import Engine
@@ -85,7 +86,9 @@ def _served(options: Options, settings: Settings, keys: Keys, fetch: Fetch, list
     found = engine.start()
     _say_stage("warm-up", found.seconds["warm-up"])
     service = Service(engine, settings, metrics, fetch, index)
-    guard = apps.guarded(apps.create(service), service, keys)
+    app = apps.create(service)
+    page.mount(app, metrics.registry, engine.facts)
+    guard = apps.guarded(app, service, keys)
     server = servers.make(guard, engine, settings)
     address = _address(listening)
     largest = {name: one["largest_batch"] for name, one in engine.facts()["queue"].items()}

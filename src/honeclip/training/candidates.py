@@ -183,7 +183,7 @@ def second_look(found: Prepared, one: Candidate, rows: Pairs, known: Known, asks
         one,
         peak_bytes=plan.predicted_peak_bytes,
         step_seconds=seconds,
-        before_seconds=_beside(found, frozen) * one.image_seconds,
+        before_seconds=_beside(found, frozen) * one.image_seconds / (1 - setup.RESERVE),
     )
 
 

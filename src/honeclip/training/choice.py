@@ -40,7 +40,7 @@ class Choice:
         rows: of `resolution.stages`.
         reasons: sentences.
         sizes: what was looked at, by size, as `Candidate.to_json` gives it.
-        before_seconds: what the run spends beside its steps, which a length in minutes has to leave room for.
+        before_seconds: what evaluations take, which a length in minutes has to leave room for.
     """
 
     rows: tuple[SizeStage, ...]
@@ -78,6 +78,7 @@ def settled(found: Prepared, file: Path, say: Say, progress: Progress) -> Prepar
     """
     if found.config.resolution.stages != "auto":
         return found
+    since = time.perf_counter()
     stored = folders.read_json(file)
     choice = Choice.from_json(stored) if stored else choose(found, progress)
     if not stored:
@@ -86,7 +87,7 @@ def settled(found: Prepared, file: Path, say: Say, progress: Progress) -> Prepar
         folders.write_json(file, choice.to_json())
     resize.resize(found.clip, choice.rows[-1].size, found.origin)
     rows = choice.rows if len(choice.rows) > 1 else ()
-    return replace(found, resolutions=rows, before_seconds=choice.before_seconds)
+    return replace(found, resolutions=rows, before_seconds=choice.before_seconds, since=since)
 
 
 def advised(values: dict[str, dict[str, Any]], device: str, say: Say, progress: Progress) -> Choice:
@@ -111,7 +112,6 @@ def choose(found: Prepared, progress: Progress) -> Choice:
     Raises:
         BadInput: no size fits the memory.
     """
-    begun = time.perf_counter()
     seconds = _seconds(found)
     had = [looks.first_look(found, size) for size in looks.sizes(found)]
     allowed = PROBE_SHARE * seconds if seconds else PROBE_S
@@ -128,8 +128,7 @@ def choose(found: Prepared, progress: Progress) -> Choice:
     if not asks:
         reasons.append(f"No probe: of {LEAST_ROWS} pairs that it needs, {count} can be looked at in {allowed:.0f} s.")
     wanted = _climb(found, taken.size_px) if climbs else (SizeStage(at=0.0, size=taken.size_px),)
-    spent = time.perf_counter() - begun
-    return Choice(wanted, tuple(reasons), tuple(one.to_json() for one in had), taken.before_seconds + spent)
+    return Choice(wanted, tuple(reasons), tuple(one.to_json() for one in had), taken.before_seconds)
 
 
 def decide(

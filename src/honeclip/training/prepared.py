@@ -50,6 +50,8 @@ class Prepared:
         origin: position tables of the model as it was loaded.
         resolutions: sizes of the images over the run, each one that the tower takes; none for a run of one size.
         before_seconds: what a length in minutes has to leave room for beside the steps; 0 where it counts the steps alone.
+        since: when a length in minutes began to count, in seconds of `time.perf_counter`; None where it counts the steps
+            alone.
         guard: what must not be forgotten; None where nothing is named.
     """
 
@@ -67,6 +69,7 @@ class Prepared:
     origin: Origin
     resolutions: tuple[SizeStage, ...] = ()
     before_seconds: float = 0.0
+    since: float | None = None
     guard: Guard | None = None
 
     def asked(self, split: str) -> Asked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -211,7 +212,9 @@ def length(prepared: Prepared, learner: Learner, known: Known, state: RunState |
         return state.total_steps, seconds
     alone = stages.heads_alone(prepared.clip, config.model.freeze)
     rows, batch = len(prepared.train), prepared.mean_batch
-    total = planning.total_steps(config.train, rows, batch, seconds, alone, prepared.before_seconds)
+    # the search for a size, the start's score and the timing itself have taken of the minutes already
+    spent = time.perf_counter() - prepared.since if prepared.since is not None else 0.0
+    total = planning.total_steps(config.train, rows, batch, seconds, alone, prepared.before_seconds + spent)
     if alone and frozen != stages.TOWERS and config.train.length == "auto":
         # the heads have all the steps that they would have alone, and the towers' come on top
         total = math.ceil(total / stages.HEADS_FIRST)
