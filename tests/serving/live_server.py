@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,13 @@ def start(model: Path, settings: Settings, keys: Keys, faults: Faults, fetch: Fe
         assert thread.is_alive()
         thread.join(0.01)
     return made
+
+
+def until(condition: Callable[[], bool], within_s: float = 20) -> None:
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        threading.Event().wait(0.01)
 
 
 def encoded(image: Image.Image, format_: str = "PNG") -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 import torch
-from live_server import Faults, b64, images, message, picture
+from live_server import Faults, b64, images, message, picture, until
 
 TEXTS = [
     "a red circle",
@@ -269,8 +269,7 @@ def test_equal_requests_at_once_cost_one_forward(serve):
     with server.client() as client, ThreadPoolExecutor(32) as pool:
         asked = [pool.submit(client.post, "/v1/embeddings", json={"input": [{"image": GOOD}]}) for _ in range(32)]
         assert faults.entered.wait(20)
-        while server.guard.active < 32:
-            pass
+        until(lambda: server.guard.active == 32)
         faults.hold.set()
         answers = [json_of(one.result()) for one in asked]
     assert all(one == answers[0] for one in answers)
@@ -323,7 +322,7 @@ def test_unknown_paths_make_no_labels(shared_server):
     for number in range(3):
         shared_server.get(f"/nothing/{number}")
     assert "/nothing" not in shared_server.get("/metrics").text
-    assert shared_server.metric("honeclip_requests_total", route="other", status="404") >= 3
+    until(lambda: shared_server.metric("honeclip_requests_total", route="other", status="404") >= 3)
 
 
 def test_the_page_of_routes_needs_nothing_from_outside(shared_server):

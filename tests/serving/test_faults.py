@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from live_server import Faults, Running, b64, message, picture, poison
+from live_server import Faults, Running, b64, message, picture, poison, until
 
 from honeclip.serving.settings import EXIT_STUCK
 
@@ -19,13 +18,6 @@ def embed(server: Running, *inputs, **headers):
 
 def image(content: bytes) -> dict[str, str]:
     return {"image": b64(content)}
-
-
-def until(condition: Callable[[], bool], within_s: float = 20) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        threading.Event().wait(0.01)
 
 
 def at_once(server: Running, faults: Faults, contents: list[bytes]) -> list[int]:
@@ -190,7 +182,7 @@ def test_a_client_that_leaves_frees_its_place(serve, faults):
     faults.hold.set()
     faults.hold = None
     assert embed(server, image(picture(3))).status_code == 200
-    assert server.metric("honeclip_requests_total", route="/v1/embeddings", status="499") == 2
+    until(lambda: server.metric("honeclip_requests_total", route="/v1/embeddings", status="499") == 2)
 
 
 def test_who_asked_for_the_same_is_not_hurt_by_one_who_leaves(serve, faults):

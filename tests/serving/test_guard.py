@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from live_server import b64, encoded, images, message, picture
+from live_server import b64, encoded, images, message, picture, until
 from PIL import Image
 
 from honeclip.errors import BadInput
@@ -129,7 +129,7 @@ def test_a_body_is_counted_whatever_it_promises(serve):
     streamed = server.post("/v1/embeddings", content=chunks(), headers={"Content-Type": "application/json"})
     assert streamed.status_code == 413
     assert server.post("/v1/embeddings", json={"input": "a"}).status_code == 200
-    assert server.guard._held == 0
+    until(lambda: server.guard._held == 0)
 
 
 def test_the_bodies_of_all_requests_are_bounded_together(serve):
@@ -138,12 +138,10 @@ def test_the_bodies_of_all_requests_are_bounded_together(serve):
     host, port = server.url.removeprefix("http://").split(":")
     with closing(socket.create_connection((host, int(port)), 20)) as slow:
         slow.sendall(head + b" " * 24_000)
-        while server.guard._held < 24_000:
-            time.sleep(0.01)
+        until(lambda: server.guard._held >= 24_000)
         refused = server.post("/v1/embeddings", json={"input": "a " * 9000})
         assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
-    while server.guard._held:
-        time.sleep(0.01)
+    until(lambda: server.guard._held == 0)
 
 
 BOMB = encoded(Image.new("1", (12_000, 12_000)))
@@ -200,17 +198,12 @@ def test_a_reader_that_does_not_read_holds_nothing_up(serve):
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect((host, int(port)))
         deaf.sendall(head.encode() + body)
-        end = time.monotonic() + 40
-        while not server.metric("honeclip_requests_total", route="/v1/similarity", status="200"):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: server.metric("honeclip_requests_total", route="/v1/similarity", status="200") == 1)
         (connection,) = server.server.server_state.connections
         assert connection.transport.get_write_buffer_size() > 0, (
             "the answer was small enough to be sent: nothing is shown"
         )
-        while server.server.server_state.connections:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: not server.server.server_state.connections)
     assert server.guard.active == 0
     assert server.post("/v1/embeddings", json={"input": "a"}).status_code == 200
 
