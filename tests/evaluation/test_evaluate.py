@@ -20,9 +20,9 @@ import honeclip
 from honeclip import __main__ as launcher
 from honeclip.data import pairs as manifests
 from honeclip.domains import domain as domains
-from honeclip.embedding.features import caches
+from honeclip.embedding.features import caches, image_features
 from honeclip.errors import BadInput, DataError, DomainError, ModelError
-from honeclip.evaluation.evaluate import UNALIGNED, all_labels, data_name, score
+from honeclip.evaluation.evaluate import UNALIGNED, all_labels, data_name, in_its_domain, score
 from honeclip.model import folder
 from honeclip.model.load import load
 
@@ -297,3 +297,54 @@ def test_a_missing_option_exits_2(command):
     code, out, err = command(SOURCE)
     assert (code, out) == (2, "")
     assert "--data" in err
+
+
+@pytest.fixture
+def entering(clip, tmp_path, monkeypatch):
+    """What goes into the first layer of each tower: pictures in number, texts as their tokens. Nothing is on disk yet."""
+    monkeypatch.setenv("HONECLIP_HOME", str(tmp_path))
+    seen = SimpleNamespace(images=0, texts=[])
+
+    def picture(_, given):
+        seen.images += len(given[0])
+
+    def text(_, given):
+        seen.texts += [tuple(token for token in row if token) for row in given[0].tolist()]
+
+    handles = [
+        clip.model.visual.conv1.register_forward_pre_hook(picture),
+        clip.model.token_embedding.register_forward_pre_hook(text),
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_suite_embeds_each_picture_and_each_text_once(clip, data, entering):
+    found = honeclip.evaluate(clip, data=data, domain="medical", cases="random:2").metrics["medical"]
+    assert {"prompts", "text", "thresholds"} <= set(found), "prompts are asked one by one, in pairs and together"
+    assert entering.images == 89, "90 pictures of three splits, two of them alike"
+    assert len(entering.texts) == len(set(entering.texts)) > 1000
+
+
+def test_what_a_run_kept_of_the_bodies_is_read(clip, data, entering):
+    anew = honeclip.evaluate(clip, data=data, domain="industrial")
+    assert entering.images == 89
+    asked, _ = in_its_domain(clip, "industrial")
+    image_features(asked, manifests.load(data, domain=domains.load("industrial")))  # as the run does
+    entering.images = 0
+    found = honeclip.evaluate(clip, data=data, domain="industrial")
+    assert entering.images == 59, "the pictures of test, to time them"
+    speeds = [one.metrics["industrial"].pop("images_per_second") for one in (anew, found)]
+    assert min(speeds) > 0
+    assert list(flat(found.metrics)) == [(name, pytest.approx(value, abs=1e-4)) for name, value in flat(anew.metrics)]
+    assert "images_per_second" in anew.environment
+    assert "images_per_second" not in found.environment, "nothing was timed there"
+
+
+def flat(of, before=""):
+    for name, value in of.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value

@@ -67,7 +67,7 @@ def blocks(asked: Asked, rows: tuple[int, ...]) -> tuple[Block, ...]:
     """A block a case; one whose picture could not be read any more is left out."""
     split, embeddings = asked.split, asked.split.embeddings
     place_of = {row: place for place, row in enumerate(split.pairs.rows)}
-    scorer = scorer_for(asked.clip, asked.domain, asked.labels, [split], asked.classes)
+    scorer = scorer_for(asked.clip, asked.domain, asked.labels, [split], asked.classes, asked.features)
     fitted = asked.clip.calibration if scorer else None
     out = []
     for place in [place_of[row] for row in rows if row in place_of]:

@@ -19,7 +19,7 @@ from honeclip.device import facts
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import Embeddings, embed
-from honeclip.embedding.features import Features, Progress
+from honeclip.embedding.features import Features, Progress, kept
 from honeclip.errors import BadInput, DataError, DomainError
 from honeclip.evaluation import cases as case_studies
 from honeclip.evaluation import robustness, selection, suites, zeroshot
@@ -115,6 +115,7 @@ def evaluate(
         data_name=data_name(data),
         split=split,
         seed=seed,
+        features=kept(clip),
         repeat=shlex.join([*command, "--seed", str(seed)]),
         sized=sized,
         by_group=bool(pool),
@@ -158,8 +159,9 @@ def score(
         data_name: how METRICS name the data.
         split: how METRICS name the rows.
         seed: of the bootstrap and of the example pictures.
-        features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
-        sized: the model at other sizes, which are scored as well; not together with `features`.
+        features: caches of frozen tower bodies, `embedding.features.caches(clip)`; `kept(clip)` of a model that learns no
+            more.
+        sized: the model at other sizes, which are scored as well, from the files: nothing of other sizes is kept.
         by_group: the pictures of one group answer as one; not together with `sized`.
         everything: all rows of the data set: the suite of the domain runs, and may choose thresholds on another split; None
             leaves the suite out, as while a run goes on.
@@ -200,9 +202,9 @@ def score(
     if everything is not None:
         other = suites.others(everything, split, embedded, seed)
         of = split_of(split, pairs, embeddings)
-        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements)
+        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements, features)
         suite = suites.run(asked)
-        suite = suite and with_probes(suite, clip, domain, folders, seed)
+        suite = suite and with_probes(suite, asked, folders)
         studies = case_studies.blocks(asked, cases) if cases else ()
         found |= {suite.name: dict(suite.metrics)} if suite else {}
         if requirements and suite is None:
@@ -214,7 +216,7 @@ def score(
         metrics=found,
         answers=answers,
         examples=examples(pairs, embeddings, answers, seed),
-        environment=_environment(clip, pairs, domain, embeddings.seconds),
+        environment=_environment(clip, pairs, domain, 0.0 if features and features.image else embeddings.seconds),
         repeat=repeat,
         notes=tuple(said),
         seed=seed,
@@ -323,7 +325,7 @@ def notes_on_data(everything: Pairs) -> list[str]:
 
 
 def _environment(clip: Clip, pairs: Pairs, domain: Domain, seconds: float) -> dict[str, Any]:
-    """Data and machine in words, for report.json and the page."""
+    """Data and machine in words, for report.json and the page; `seconds` 0 where the pictures were not embedded anew."""
     images = len(set(pairs.image_id.tolist()))
     found: Mapping[str, Any] = {
         "model": clip.source,
