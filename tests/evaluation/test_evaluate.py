@@ -322,7 +322,9 @@ def entering(clip, tmp_path, monkeypatch):
 
 
 def test_a_suite_embeds_each_picture_and_each_text_once(clip, data, entering):
-    domain = replace(domains.load("medical"), probes=())  # of whose texts some differ in case alone, and tokens have none
+    domain = replace(
+        domains.load("medical"), probes=()
+    )  # of whose texts some differ in case alone, and tokens have none
     found = honeclip.evaluate(clip, data=data, domain=domain, cases="random:2").metrics["medical"]
     assert {"prompts", "thresholds"} <= set(found), "prompts are asked one by one, in pairs and together"
     assert entering.images == 89, "90 pictures of three splits, two of them alike"

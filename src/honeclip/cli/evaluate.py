@@ -32,6 +32,14 @@ def evaluate(
         str,
         typer.Option("--pool", help="group: the pictures of one group (patient, part) answer as one.", metavar="group"),
     ] = "",
+    folds: Annotated[
+        int,
+        typer.Option(
+            "--folds",
+            help="For small sets: pictures in so many parts, each asked by a linear probe that learned from the others.",
+            metavar="K",
+        ),
+    ] = 0,
     cases: Annotated[
         str,
         typer.Option(
@@ -73,6 +81,7 @@ def evaluate(
             device=device,
             seed=seed,
             pool=pool,
+            folds=folds,
             cases=cases,
             requirements=requirements,
             progress=progress.counter("embedding pictures"),
@@ -124,8 +133,9 @@ def _print(report: Report) -> None:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
     output.console().print(table)
-    if report.suite is not None:
-        _print_suite(report.suite)
+    for suite in (report.suite, report.folds):
+        if suite is not None:
+            _print_suite(suite)
     if report.sizes is not None:
         _print_sizes(report.sizes)
 

@@ -22,6 +22,7 @@ from honeclip.embedding.embed import Embeddings, embed
 from honeclip.embedding.features import Features, Progress, kept
 from honeclip.errors import BadInput, DataError, DomainError
 from honeclip.evaluation import cases as case_studies
+from honeclip.evaluation import folds as over_folds
 from honeclip.evaluation import robustness, selection, suites, zeroshot
 from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
@@ -53,6 +54,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     pool: str = "",
+    folds: int = 0,
     cases: str = "",
     requirements: str | Path | None = None,
     progress: Progress | None = None,
@@ -70,6 +72,8 @@ def evaluate(
         seed: of the bootstrap and of the example pictures.
         pool: "group": the pictures of one `group` (a patient, a part) answer as one, see `evaluation.pooling`; "": each by
             itself.
+        folds: into how many parts pictures are divided, each asked by what was fitted on the others, see `evaluation.folds`;
+            0 leaves it out.
         cases: pictures that are shown one by one, see `evaluation.cases.rows_of`; "" for none.
         requirements: a file of what a part's inspection must reach, see `evaluation.requirements`; the domain's suite must be
             industrial, and `metrics["industrial"]["passed"]` says whether all of it is reached.
@@ -89,6 +93,7 @@ def evaluate(
             if pool == "group"
             else f"--pool {pool}: it is group, or is left out"
         )
+    parts = over_folds.checked(folds) if folds else 0
     wanted = read(Path(requirements)) if requirements is not None else None
     clip, chosen = in_its_domain(model if isinstance(model, Clip) else load(_source(model), device=device), domain)
     sized = at_sizes(clip, sizes) if sizes else None
@@ -102,6 +107,7 @@ def evaluate(
     named = ["--domain", domain] if isinstance(domain, str) else []
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
     over += ["--pool", pool] if pool else []
+    over += ["--folds", str(folds)] if folds else []
     over += ["--cases", cases] if cases else []
     over += ["--requirements", str(requirements)] if wanted else []
     if wanted and chosen.suite != "industrial":
@@ -120,6 +126,7 @@ def evaluate(
         sized=sized,
         by_group=bool(pool),
         everything=everything,
+        folds=parts,
         cases=shown,
         requirements=wanted,
         folders=_folders(chosen, domain),
@@ -141,6 +148,7 @@ def score(
     sized: AtSizes | None = None,
     by_group: bool = False,
     everything: Pairs | None = None,
+    folds: int = 0,
     cases: tuple[int, ...] = (),
     requirements: Requirements | None = None,
     folders: Sequence[Path] = (Path(),),
@@ -165,6 +173,7 @@ def score(
         by_group: the pictures of one group answer as one; not together with `sized`.
         everything: all rows of the data set: the suite of the domain runs, and may choose thresholds on another split; None
             leaves the suite out, as while a run goes on.
+        folds: parts of `evaluation.folds`; needs `everything`.
         cases: rows of the manifest that are shown one by one; needs `everything`, for the nearest cases of train.
         requirements: for the industrial suite.
         folders: where files lie that the domain names, beside those that come with honeclip.
@@ -198,7 +207,7 @@ def score(
     if sized and seen:
         compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
         found |= compared.metrics()
-    suite, studies = None, tuple[Block, ...]()
+    suite, studies, parted = None, tuple[Block, ...](), None
     if everything is not None:
         other = suites.others(everything, split, embedded, seed)
         of = split_of(split, pairs, embeddings)
@@ -206,7 +215,8 @@ def score(
         suite = suites.run(asked)
         suite = suite and with_probes(suite, asked, folders)
         studies = case_studies.blocks(asked, cases) if cases else ()
-        found |= {suite.name: dict(suite.metrics)} if suite else {}
+        parted = over_folds.over_folds(asked, folds) if folds else None
+        found |= {one.name: dict(one.metrics) for one in (suite, parted) if one}
         if requirements and suite is None:
             raise DataError(
                 f"{pairs.source}: --requirements needs labels: which parts are good, and which defects are there"
@@ -222,6 +232,7 @@ def score(
         seed=seed,
         sizes=compared,
         suite=suite,
+        folds=parted,
         cases=studies,
     )
 
