@@ -352,3 +352,31 @@ def flat(of, before=""):
             yield from flat(value, f"{before}{name}.")
         else:
             yield before + name, value
+
+
+def test_cases_say_what_the_model_said_before_it_was_tuned(clip, data, tmp_path):
+    tuned = load(SOURCE, device="cpu")
+    with torch.no_grad():
+        tuned.model.visual.proj += 0.2 * torch.randn(tuned.model.visual.proj.shape, generator=torch.manual_seed(0))
+    folder.save(tuned, tmp_path / "run" / "model", "card")
+    (tmp_path / "run" / "run.toml").write_text(f'[model]\nsource = "{SOURCE}"\n', encoding="utf-8")
+    found = honeclip.evaluate(tmp_path / "run", data=data, domain="medical", cases="random:3", device="cpu")
+    base = honeclip.evaluate(clip, data=data, domain="medical", cases="random:3")
+    ranks = [dict(zip(one.answers.image_rows, one.answers.ranks.image_to_text, strict=True)) for one in (found, base)]
+    test = [row for row, split in enumerate(manifests.load(data).splits, 1) if split == "test"]
+    for now, then in zip(found.cases, base.cases, strict=True):
+        assert [card.title for card in now.cards[1:4:2]] == ["Before tuning", "Labels before tuning"]
+        assert now.cards[1].said == then.cards[0].said != now.cards[0].said
+        assert now.cards[3].said == then.cards[1].said
+        place = test.index(int(now.title.split(":")[0].removeprefix("Row ")))
+        new, old = (one[place] for one in ranks)
+        assert f"number {new} of 59, and was number {old} before" in now.intro
+        assert not then.intro
+
+
+def test_a_base_that_is_gone_is_said(clip, data, tmp_path):
+    folder.save(clip, tmp_path / "run" / "model", "card")
+    (tmp_path / "run" / "run.toml").write_text('[model]\nsource = "/nowhere/at/all"\n', encoding="utf-8")
+    found = honeclip.evaluate(tmp_path / "run", data=data, cases="random:1", device="cpu")
+    assert any("/nowhere/at/all cannot be loaded" in note for note in found.notes)
+    assert "Before tuning" not in [card.title for card in found.cases[0].cards]

@@ -26,6 +26,7 @@ from honeclip.evaluation import folds as over_folds
 from honeclip.evaluation import robustness, selection, suites, zeroshot
 from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
+from honeclip.evaluation.before import asked_before, base_of
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.probes_page import with_probes
@@ -104,6 +105,7 @@ def evaluate(
             f"{everything.source}: --pool group needs a column `group` that says which rows are of one thing"
         )
     shown = case_studies.rows_of(cases, pairs, seed) if cases else ()
+    base, no_base = _before(clip, chosen, device) if shown else (None, [])
     named = ["--domain", domain] if isinstance(domain, str) else []
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
     over += ["--pool", pool] if pool else []
@@ -128,9 +130,10 @@ def evaluate(
         everything=everything,
         folds=parts,
         cases=shown,
+        base=base,
         requirements=wanted,
         folders=_folders(chosen, domain),
-        notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
+        notes=[*notes_on_model(clip), *notes_on_data(everything), *no_base, *(sized.notes if sized else ())],
         progress=progress,
     )
 
@@ -150,6 +153,7 @@ def score(
     everything: Pairs | None = None,
     folds: int = 0,
     cases: tuple[int, ...] = (),
+    base: Clip | None = None,
     requirements: Requirements | None = None,
     folders: Sequence[Path] = (Path(),),
     batch_size: int = 64,
@@ -175,6 +179,7 @@ def score(
             leaves the suite out, as while a run goes on.
         folds: parts of `evaluation.folds`; needs `everything`.
         cases: rows of the manifest that are shown one by one; needs `everything`, for the nearest cases of train.
+        base: what the model was tuned from, in the same domain; cases say what it said of them.
         requirements: for the industrial suite.
         folders: where files lie that the domain names, beside those that come with honeclip.
         batch_size: images through the model at once, where it is scored at one size.
@@ -189,9 +194,12 @@ def score(
     if not len(pairs):
         raise DataError(f"{pairs.source}: the split {split!r} has no rows")
 
+    def as_one(found: Embeddings, rows: Pairs) -> Embeddings:
+        return pooled(found, [rows.groups[row] for row in found.rows]) if by_group else found
+
     def embedded(rows: Pairs, known: Embeddings | None = None) -> Embeddings:
         found = known or embed(clip, rows, batch_size=batch_size, features=features, progress=progress)
-        return pooled(found, [rows.groups[row] for row in found.rows]) if by_group else found
+        return as_one(found, rows)
 
     seen = over_sizes.embed(sized, pairs, progress) if sized else None
     embeddings = embedded(pairs, seen.native if seen else None)
@@ -214,7 +222,11 @@ def score(
         asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements, features)
         suite = suites.run(asked)
         suite = suite and with_probes(suite, asked, folders)
-        studies = case_studies.blocks(asked, cases) if cases else ()
+        before = None
+        if base is not None and cases:
+            known, old = kept(base), base
+            before = asked_before(asked, old, cases, known, lambda rows: as_one(embed(old, rows, features=known), rows))
+        studies = case_studies.blocks(asked, cases, before) if cases else ()
         parted = over_folds.over_folds(asked, folds) if folds else None
         found |= {one.name: dict(one.metrics) for one in (suite, parted) if one}
         if requirements and suite is None:
@@ -291,6 +303,17 @@ def data_name(data: str | Path) -> str:
     if path.is_dir():
         return path.resolve().name
     return path.parent.resolve().name if path.stem == "pairs" else path.stem
+
+
+def _before(clip: Clip, domain: Domain, device: str) -> tuple[Clip | None, list[str]]:
+    """What a run began with, as it is asked in the domain; or None and why there is none."""
+    source = base_of(clip.source)
+    if source is None:
+        return None, []
+    try:
+        return in_its_domain(load(source, device=device), domain)[0], []
+    except BadInput as error:
+        return None, [f"Cases say nothing of the model before tuning, for {source} cannot be loaded: {error}"]
 
 
 def _source(model: str | os.PathLike[str] | Any) -> str:
