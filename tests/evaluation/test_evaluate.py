@@ -380,3 +380,29 @@ def test_a_base_that_is_gone_is_said(clip, data, tmp_path):
     found = honeclip.evaluate(tmp_path / "run", data=data, cases="random:1", device="cpu")
     assert any("/nowhere/at/all cannot be loaded" in note for note in found.notes)
     assert "Before tuning" not in [card.title for card in found.cases[0].cards]
+
+
+def test_keys_of_the_config_that_an_evaluation_reads(command, data, report, tmp_path):
+    rows = (data / "pairs.csv").read_text(encoding="utf-8").replace("image,caption", "photo,says", 1)
+    other = data / "other.csv"
+    other.write_text(rows, encoding="utf-8")
+    sets = ["--set", 'data.columns={image = "photo", caption = "says"}', "--set", "report.pictures=false"]
+    code, out, err = command(SOURCE, "--data", other, *sets, "--json", "--device", "cpu", "--out", tmp_path)
+    assert (code, json.loads(out)["retrieval"]) == (0, report.metrics["retrieval"]), err
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "data.columns=" in page
+    assert "data:image" not in page
+    other.write_text(rows.replace("60.png", "gone.png"), encoding="utf-8")
+    assert (
+        command(SOURCE, "--data", other, *sets[:2], "--set", "data.max_bad_fraction=0.001", "--device", "cpu")[0] == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("train.lr=1", "evaluate reads data.columns"), ("data.colums={}", "data.columns"), ("x", "section.key")],
+)
+def test_other_keys_are_refused(command, data, given, says):
+    code, out, err = command(SOURCE, "--data", data, "--set", given, "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert says in err

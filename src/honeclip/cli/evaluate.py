@@ -9,7 +9,11 @@ import typer
 
 from honeclip.cli.options import Data, Device, DomainOfModel, Json, Source, Split
 
+READ = ("data.columns", "data.max_bad_fraction", "report.pictures")
+"""Keys of the config that mean something without a run."""
+
 if TYPE_CHECKING:
+    from honeclip.config import Config
     from honeclip.evaluation.report import Report
     from honeclip.evaluation.robustness import Sizes
     from honeclip.evaluation.suite import Suite
@@ -56,6 +60,14 @@ def evaluate(
             metavar="F.toml",
         ),
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="One key of the config: data.columns, data.max_bad_fraction or report.pictures, as in fit.",
+            metavar="A.B=V",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for index.html and report.json.", metavar="DIR")
     ] = None,
@@ -71,6 +83,7 @@ def evaluate(
     from honeclip.evaluation import evaluate as work
     from honeclip.monitoring.terminal import Progress
 
+    config = _settings(sets or [])
     with Progress() as progress:
         report = work.evaluate(
             model,
@@ -84,10 +97,12 @@ def evaluate(
             folds=folds,
             cases=cases,
             requirements=requirements,
+            columns=config.data.columns,
+            max_bad_fraction=config.data.max_bad_fraction,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:
-        say(f"report: {report.save(out)}")
+        say(f"report: {report.save(out, pictures=config.report.pictures)}")
     if as_json:
         emit(report.metrics)
     else:
@@ -96,6 +111,24 @@ def evaluate(
         say(f"note: {note}")
     if requirements is not None and not report.metrics["industrial"]["passed"]:
         raise typer.Exit(1)
+
+
+def _settings(sets: list[str]) -> Config:
+    """The config that `--set` makes.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value, or a key that only a run reads.
+    """
+    from honeclip import config
+    from honeclip.errors import ConfigError
+
+    made = config.load(sets=sets)
+    given = [f"{section}.{key}" for section, table in config.tables(None, sets, None).items() for key in table]
+    if unread := [key for key in given if key not in READ]:
+        raise ConfigError(
+            f"--set {unread[0]}: evaluate reads {', '.join(READ)} alone; the other keys are those of a run"
+        )
+    return made
 
 
 def _sizes(text: str | None) -> list[int]:

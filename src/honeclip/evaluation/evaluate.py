@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,8 @@ from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.preprocess.rules import TextHow, text_how
 
+MAX_BAD_FRACTION = 0.01
+
 UNALIGNED = (
     "This model begins unaligned: its image tower and its text tower have never seen each other, so figures before "
     "fine-tuning are chance. They are not the zero-shot scores of a CLIP."
@@ -58,6 +61,8 @@ def evaluate(
     folds: int = 0,
     cases: str = "",
     requirements: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
     progress: Progress | None = None,
 ) -> Report:
     """`honeclip.evaluate`: any model on any data.
@@ -78,6 +83,8 @@ def evaluate(
         cases: pictures that are shown one by one, see `evaluation.cases.rows_of`; "" for none.
         requirements: a file of what a part's inspection must reach, see `evaluation.requirements`; the domain's suite must be
             industrial, and `metrics["industrial"]["passed"]` says whether all of it is reached.
+        columns: other names of the manifest's columns, such as {"image": "photo"}.
+        max_bad_fraction: share of rows that cannot be used above which the data is refused.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -98,7 +105,7 @@ def evaluate(
     wanted = read(Path(requirements)) if requirements is not None else None
     clip, chosen = in_its_domain(model if isinstance(model, Clip) else load(_source(model), device=device), domain)
     sized = at_sizes(clip, sizes) if sizes else None
-    everything = manifests.load(data, domain=chosen)
+    everything = manifests.load(data, domain=chosen, columns=columns, max_bad_fraction=max_bad_fraction)
     pairs = rows_of(everything, split)
     if pool and not any(pairs.groups):
         raise DataError(
@@ -112,6 +119,7 @@ def evaluate(
     over += ["--folds", str(folds)] if folds else []
     over += ["--cases", cases] if cases else []
     over += ["--requirements", str(requirements)] if wanted else []
+    over += [part for one in _sets(columns, max_bad_fraction) for part in ("--set", one)]
     if wanted and chosen.suite != "industrial":
         raise BadInput(f"--requirements: the domain {chosen.name} has no industrial suite; give --domain industrial")
     command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
@@ -314,6 +322,13 @@ def _before(clip: Clip, domain: Domain, device: str) -> tuple[Clip | None, list[
         return in_its_domain(load(source, device=device), domain)[0], []
     except BadInput as error:
         return None, [f"Cases say nothing of the model before tuning, for {source} cannot be loaded: {error}"]
+
+
+def _sets(columns: Mapping[str, str] | None, max_bad_fraction: float) -> list[str]:
+    """What was not left as it is, as `--set` takes it."""
+    renamed = ", ".join(f"{name} = {json.dumps(other)}" for name, other in (columns or {}).items())
+    out = [f"data.columns={{{renamed}}}"] if renamed else []
+    return [*out, *([f"data.max_bad_fraction={max_bad_fraction}"] if max_bad_fraction != MAX_BAD_FRACTION else [])]
 
 
 def _source(model: str | os.PathLike[str] | Any) -> str:

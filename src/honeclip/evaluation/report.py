@@ -57,9 +57,16 @@ class Report:
     folds: Suite | None = None
     cases: tuple[Block, ...] = ()
 
-    def save(self, folder: str | Path) -> Path:
-        """Write index.html and report.json into `folder`; gives the path of index.html."""
-        return write(Path(folder), after=self, repeat=self.repeat, environment=self.environment, notes=self.notes)
+    def save(self, folder: str | Path, *, pictures: bool = True) -> Path:
+        """Write index.html and report.json into `folder`; gives the path of index.html. False leaves out example pictures."""
+        return write(
+            Path(folder),
+            after=self,
+            repeat=self.repeat,
+            environment=self.environment,
+            notes=self.notes,
+            pictures=pictures,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the example pictures, for a run folder."""
