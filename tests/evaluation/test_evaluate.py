@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,9 +21,9 @@ import honeclip
 from honeclip import __main__ as launcher
 from honeclip.data import pairs as manifests
 from honeclip.domains import domain as domains
-from honeclip.embedding.features import caches
+from honeclip.embedding.features import caches, image_features
 from honeclip.errors import BadInput, DataError, DomainError, ModelError
-from honeclip.evaluation.evaluate import UNALIGNED, all_labels, data_name, score
+from honeclip.evaluation.evaluate import UNALIGNED, all_labels, data_name, in_its_domain, score
 from honeclip.model import folder
 from honeclip.model.load import load
 
@@ -297,3 +298,111 @@ def test_a_missing_option_exits_2(command):
     code, out, err = command(SOURCE)
     assert (code, out) == (2, "")
     assert "--data" in err
+
+
+@pytest.fixture
+def entering(clip, tmp_path, monkeypatch):
+    """What goes into the first layer of each tower: pictures in number, texts as their tokens. Nothing is on disk yet."""
+    monkeypatch.setenv("HONECLIP_HOME", str(tmp_path))
+    seen = SimpleNamespace(images=0, texts=[])
+
+    def picture(_, given):
+        seen.images += len(given[0])
+
+    def text(_, given):
+        seen.texts += [tuple(token for token in row if token) for row in given[0].tolist()]
+
+    handles = [
+        clip.model.visual.conv1.register_forward_pre_hook(picture),
+        clip.model.token_embedding.register_forward_pre_hook(text),
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_suite_embeds_each_picture_and_each_text_once(clip, data, entering):
+    domain = replace(
+        domains.load("medical"), probes=()
+    )  # of whose texts some differ in case alone, and tokens have none
+    found = honeclip.evaluate(clip, data=data, domain=domain, cases="random:2").metrics["medical"]
+    assert {"prompts", "thresholds"} <= set(found), "prompts are asked one by one, in pairs and together"
+    assert entering.images == 89, "90 pictures of three splits, two of them alike"
+    assert len(entering.texts) == len(set(entering.texts)) > 100
+
+
+def test_what_a_run_kept_of_the_bodies_is_read(clip, data, entering):
+    anew = honeclip.evaluate(clip, data=data, domain="industrial")
+    assert entering.images == 89
+    asked, _ = in_its_domain(clip, "industrial")
+    image_features(asked, manifests.load(data, domain=domains.load("industrial")))  # as the run does
+    entering.images = 0
+    found = honeclip.evaluate(clip, data=data, domain="industrial")
+    assert entering.images == 59, "the pictures of test, to time them"
+    speeds = [one.metrics["industrial"].pop("images_per_second") for one in (anew, found)]
+    assert min(speeds) > 0
+    assert list(flat(found.metrics)) == [(name, pytest.approx(value, abs=1e-4)) for name, value in flat(anew.metrics)]
+    assert "images_per_second" in anew.environment
+    assert "images_per_second" not in found.environment, "nothing was timed there"
+
+
+def flat(of, before=""):
+    for name, value in of.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def test_cases_say_what_the_model_said_before_it_was_tuned(clip, data, tmp_path):
+    tuned = load(SOURCE, device="cpu")
+    with torch.no_grad():
+        tuned.model.visual.proj += 0.2 * torch.randn(tuned.model.visual.proj.shape, generator=torch.manual_seed(0))
+    folder.save(tuned, tmp_path / "run" / "model", "card")
+    (tmp_path / "run" / "run.toml").write_text(f'[model]\nsource = "{SOURCE}"\n', encoding="utf-8")
+    found = honeclip.evaluate(tmp_path / "run", data=data, domain="medical", cases="random:3", device="cpu")
+    base = honeclip.evaluate(clip, data=data, domain="medical", cases="random:3")
+    ranks = [dict(zip(one.answers.image_rows, one.answers.ranks.image_to_text, strict=True)) for one in (found, base)]
+    test = [row for row, split in enumerate(manifests.load(data).splits, 1) if split == "test"]
+    for now, then in zip(found.cases, base.cases, strict=True):
+        assert [card.title for card in now.cards[1:4:2]] == ["Before tuning", "Labels before tuning"]
+        assert now.cards[1].said == then.cards[0].said != now.cards[0].said
+        assert now.cards[3].said == then.cards[1].said
+        place = test.index(int(now.title.split(":")[0].removeprefix("Row ")))
+        new, old = (one[place] for one in ranks)
+        assert f"number {new} of 59, and was number {old} before" in now.intro
+        assert not then.intro
+
+
+def test_a_base_that_is_gone_is_said(clip, data, tmp_path):
+    folder.save(clip, tmp_path / "run" / "model", "card")
+    (tmp_path / "run" / "run.toml").write_text('[model]\nsource = "/nowhere/at/all"\n', encoding="utf-8")
+    found = honeclip.evaluate(tmp_path / "run", data=data, cases="random:1", device="cpu")
+    assert any("/nowhere/at/all cannot be loaded" in note for note in found.notes)
+    assert "Before tuning" not in [card.title for card in found.cases[0].cards]
+
+
+def test_keys_of_the_config_that_an_evaluation_reads(command, data, report, tmp_path):
+    rows = (data / "pairs.csv").read_text(encoding="utf-8").replace("image,caption", "photo,says", 1)
+    other = data / "other.csv"
+    other.write_text(rows, encoding="utf-8")
+    sets = ["--set", 'data.columns={image = "photo", caption = "says"}', "--set", "report.pictures=false"]
+    code, out, err = command(SOURCE, "--data", other, *sets, "--json", "--device", "cpu", "--out", tmp_path)
+    assert (code, json.loads(out)["retrieval"]) == (0, report.metrics["retrieval"]), err
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "data.columns=" in page
+    assert "data:image" not in page
+    other.write_text(rows.replace("60.png", "gone.png"), encoding="utf-8")
+    assert (
+        command(SOURCE, "--data", other, *sets[:2], "--set", "data.max_bad_fraction=0.001", "--device", "cpu")[0] == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("train.lr=1", "evaluate reads data.columns"), ("data.colums={}", "data.columns"), ("x", "section.key")],
+)
+def test_other_keys_are_refused(command, data, given, says):
+    code, out, err = command(SOURCE, "--data", data, "--set", given, "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert says in err

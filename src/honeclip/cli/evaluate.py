@@ -9,7 +9,11 @@ import typer
 
 from honeclip.cli.options import Data, Device, DomainOfModel, Json, Source, Split
 
+READ = ("data.columns", "data.max_bad_fraction", "report.pictures")
+"""Keys of the config that mean something without a run."""
+
 if TYPE_CHECKING:
+    from honeclip.config import Config
     from honeclip.evaluation.report import Report
     from honeclip.evaluation.robustness import Sizes
     from honeclip.evaluation.suite import Suite
@@ -32,6 +36,14 @@ def evaluate(
         str,
         typer.Option("--pool", help="group: the pictures of one group (patient, part) answer as one.", metavar="group"),
     ] = "",
+    folds: Annotated[
+        int,
+        typer.Option(
+            "--folds",
+            help="For small sets: pictures in so many parts, each asked by a linear probe that learned from the others.",
+            metavar="K",
+        ),
+    ] = 0,
     cases: Annotated[
         str,
         typer.Option(
@@ -46,6 +58,14 @@ def evaluate(
             "--requirements",
             help="What a part's inspection must reach (TOML): pass or fail for each, exit code 1 where one fails.",
             metavar="F.toml",
+        ),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="One key of the config: data.columns, data.max_bad_fraction or report.pictures, as in fit.",
+            metavar="A.B=V",
         ),
     ] = None,
     out: Annotated[
@@ -63,6 +83,7 @@ def evaluate(
     from honeclip.evaluation import evaluate as work
     from honeclip.monitoring.terminal import Progress
 
+    config = _settings(sets or [])
     with Progress() as progress:
         report = work.evaluate(
             model,
@@ -73,12 +94,15 @@ def evaluate(
             device=device,
             seed=seed,
             pool=pool,
+            folds=folds,
             cases=cases,
             requirements=requirements,
+            columns=config.data.columns,
+            max_bad_fraction=config.data.max_bad_fraction,
             progress=progress.counter("embedding pictures"),
         )
     if out is not None:
-        say(f"report: {report.save(out)}")
+        say(f"report: {report.save(out, pictures=config.report.pictures)}")
     if as_json:
         emit(report.metrics)
     else:
@@ -87,6 +111,24 @@ def evaluate(
         say(f"note: {note}")
     if requirements is not None and not report.metrics["industrial"]["passed"]:
         raise typer.Exit(1)
+
+
+def _settings(sets: list[str]) -> Config:
+    """The config that `--set` makes.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value, or a key that only a run reads.
+    """
+    from honeclip import config
+    from honeclip.errors import ConfigError
+
+    made = config.load(sets=sets)
+    given = [f"{section}.{key}" for section, table in config.tables(None, sets, None).items() for key in table]
+    if unread := [key for key in given if key not in READ]:
+        raise ConfigError(
+            f"--set {unread[0]}: evaluate reads {', '.join(READ)} alone; the other keys are those of a run"
+        )
+    return made
 
 
 def _sizes(text: str | None) -> list[int]:
@@ -124,8 +166,9 @@ def _print(report: Report) -> None:
             value, chance = row["cells"]
             table.add_row(f"  {row['name']}", value["value"], value["interval"], chance["value"] if chance else "")
     output.console().print(table)
-    if report.suite is not None:
-        _print_suite(report.suite)
+    for suite in (report.suite, report.folds):
+        if suite is not None:
+            _print_suite(suite)
     if report.sizes is not None:
         _print_sizes(report.sizes)
 

@@ -143,10 +143,22 @@ def assembled(
 
 
 def embed_texts(clip: Clip, texts: Sequence[str], *, features: Features | None = None, batch_size: int = 256) -> Tensor:
-    """Unit float32 embeddings (M, D) on the CPU, through the cache of a frozen text body where there is one."""
-    return over_windows(
-        clip.preprocess, texts, lambda pieces: _embed_pieces(clip, pieces, features or Features(), batch_size)
-    )
+    """Unit float32 embeddings (M, D) on the CPU, through the cache of a frozen text body where there is one.
+
+    Where `features.texts` holds what was asked for before, only texts that are not there are computed.
+    """
+    known = features or Features()
+
+    def computed(some: Sequence[str]) -> Tensor:
+        return over_windows(clip.preprocess, some, lambda pieces: _embed_pieces(clip, pieces, known, batch_size))
+
+    if known.texts is None or not texts:
+        return computed(texts)
+    words = clip.preprocess.words(texts)  # texts that the rules make the same are one
+    missing = {word: text for word, text in zip(words, texts, strict=True) if word not in known.texts}
+    if missing:
+        known.texts.update(zip(missing, computed(list(missing.values())), strict=True))
+    return torch.stack([known.texts[word] for word in words])
 
 
 def _embed_pieces(clip: Clip, texts: Sequence[str], features: Features, batch_size: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,10 +38,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Features:
-    """The caches of the towers whose bodies stay as they are while this is used; None: that tower is computed anew."""
+    """What need not be computed again while this is used.
+
+    Attributes:
+        image: the cache of the image tower's body, which stays as it is; None: that tower is computed anew.
+        text: the same of the text tower's body.
+        texts: embeddings of what was asked for so far, by the words that the text rules leave, where the whole text tower
+            stays as it is, as in an evaluation; None: heads may learn in between, so none is held.
+    """
 
     image: str | None = None
     text: str | None = None
+    texts: dict[str, Tensor] | None = None
 
 
 def caches(clip: Clip, *, image: bool = True, text: bool = True) -> Features:
@@ -53,10 +61,11 @@ def caches(clip: Clip, *, image: bool = True, text: bool = True) -> Features:
 
 
 def kept(clip: Clip) -> Features:
-    """The caches of this model's bodies that are on disk already, as those of a body that a run has left as it was."""
+    """For a model that learns no more: the caches of its bodies that are on disk already, as those of a body that a run
+    has left as it was; and each text is embedded once."""
     named = caches(clip)
-    there = {tower: name for tower, name in vars(named).items() if name and (places.features() / name).is_dir()}
-    return Features(**there)
+    image, text = (name if name and (places.features() / name).is_dir() else None for name in (named.image, named.text))
+    return replace(named, image=image, text=text, texts={})
 
 
 def image_features(

@@ -35,7 +35,12 @@ def findings_of(domain: Domain, labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def scorer_for(
-    clip: Clip, domain: Domain, labels: Sequence[str], splits: Sequence[Split], known: Classes | None = None
+    clip: Clip,
+    domain: Domain,
+    labels: Sequence[str],
+    splits: Sequence[Split],
+    known: Classes | None = None,
+    features: Features | None = None,
 ) -> Scorer | None:
     """How the labels of a data set are scored: by a softmax where no picture has two of them, else each by itself.
 
@@ -45,6 +50,7 @@ def scorer_for(
         labels: of the whole data set.
         splits: those that are looked at.
         known: the embedded classes, where somebody has them.
+        features: where the text tower's body is frozen, its cache.
 
     Returns:
         None where there is nothing to tell apart: fewer than two labels, or several a picture and no words for absence.
@@ -54,8 +60,8 @@ def scorer_for(
     if not findings:
         return None
     if several or len(labels) < 2:
-        return of_pairs(clip, domain, findings, labels)
-    return of_classes(known or classes(clip, domain, labels))
+        return of_pairs(clip, domain, findings, labels, features)
+    return of_classes(known or classes(clip, domain, labels, features))
 
 
 def of_validation(
@@ -74,7 +80,7 @@ def of_validation(
     if not any(val.labels):
         return None
     split = split_of("val", val, embed(clip, val, features=features))
-    scorer = scorer_for(clip, domain, labels, [split])
+    scorer = scorer_for(clip, domain, labels, [split], features=features)
     return fit(scorer, domain, split, data) if scorer else None
 
 

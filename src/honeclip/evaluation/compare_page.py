@@ -93,7 +93,7 @@ def matrix(found: Comparison, what: str, data: tuple[DataSet, ...]) -> dict[str,
             "title": f"{title}, coloured by the difference to {found.against}",
             "svg": _heat(found, what, data),
             "caption": "Blue: above; orange: below; the strongest colour is the largest difference of the matrix. Bold: clear "
-            "of chance after the correction.",
+            "of chance after the correction. Small: 95 % intervals.",
         },
     }
 
@@ -150,7 +150,8 @@ def _heat(found: Comparison, what: str, data: tuple[DataSet, ...]) -> str:
 def _field(cell: Cell, what: str, most: float) -> Field:
     change = _change(cell, what)
     shade = change.figure["value"] / most if change else 0.0
-    return Field(shade, shown(cell, what).value, change is not None and change.clear)
+    said = shown(cell, what)
+    return Field(shade, said.value, change is not None and change.clear, said.interval)
 
 
 def _examples(found: Comparison, data: DataSet) -> dict[str, Any]:

@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from honeclip.data.pairs import Pairs
 from honeclip.device.memory import PeakMeter
 from honeclip.device.resident import keeping_freed
-from honeclip.embedding.embed import embed_pixels
+from honeclip.embedding.batches import decoded
+from honeclip.embedding.embed import Embeddings, embed_pixels
+from honeclip.embedding.features import Features, distinct
 from honeclip.model.clip import Clip
 
 BATCH = 16
 SINGLES, BATCHES = 5, 3
+
+TIMED = 64
+"""Pictures that are embedded once more to time them, where those of the data came from disk."""
 
 
 def cost(clips: Sequence[Clip]) -> list[dict[str, Any]]:
@@ -37,6 +43,27 @@ def cost(clips: Sequence[Clip]) -> list[dict[str, Any]]:
     return [
         {**_times(clip), "peak_memory_bytes": peak, "batch": BATCH} for clip, peak in zip(clips, peaks, strict=True)
     ]
+
+
+def images_per_second(clip: Clip, pairs: Pairs, embeddings: Embeddings, features: Features | None) -> float | None:
+    """Pictures of a data set that the model embeds a second, reading and decoding of files included; None: none was timed.
+
+    Args:
+        clip: the model.
+        pairs: the rows that were embedded.
+        embeddings: of these rows, with the time that they took.
+        features: where the body's output was read from disk that time says nothing of the model, and `TIMED` pictures are
+            embedded anew.
+    """
+    first, _ = distinct(pairs.image_id)
+    if not (features and features.image):
+        return len(first) / embeddings.seconds if embeddings.seconds > 0 else None
+    chosen = pairs.select(first[:TIMED])
+    with clip.device.lock, clip.device.timer() as elapsed:
+        for _, pixels, _ in decoded(chosen.images, clip.preprocess, BATCH):
+            if pixels is not None:
+                embed_pixels(clip, pixels)
+    return len(chosen) / elapsed.seconds
 
 
 def _peak_bytes(clip: Clip) -> int:

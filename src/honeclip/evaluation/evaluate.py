@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,14 @@ from honeclip.device import facts
 from honeclip.domains import domain as domains
 from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import Embeddings, embed
-from honeclip.embedding.features import Features, Progress
+from honeclip.embedding.features import Features, Progress, kept
 from honeclip.errors import BadInput, DataError, DomainError
 from honeclip.evaluation import cases as case_studies
+from honeclip.evaluation import folds as over_folds
 from honeclip.evaluation import robustness, selection, suites, zeroshot
 from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
+from honeclip.evaluation.before import asked_before, base_of
 from honeclip.evaluation.examples import examples
 from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.probes_page import with_probes
@@ -37,6 +40,8 @@ from honeclip.model.classify import domain_of
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.preprocess.rules import TextHow, text_how
+
+MAX_BAD_FRACTION = 0.01
 
 UNALIGNED = (
     "This model begins unaligned: its image tower and its text tower have never seen each other, so figures before "
@@ -54,8 +59,11 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     pool: str = "",
+    folds: int = 0,
     cases: str = "",
     requirements: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
     progress: Progress | None = None,
 ) -> Report:
     """`honeclip.evaluate`: any model on any data.
@@ -71,9 +79,13 @@ def evaluate(
         seed: of the bootstrap and of the example pictures.
         pool: "group": the pictures of one `group` (a patient, a part) answer as one, see `evaluation.pooling`; "": each by
             itself.
+        folds: into how many parts pictures are divided, each asked by what was fitted on the others, see `evaluation.folds`;
+            0 leaves it out.
         cases: pictures that are shown one by one, see `evaluation.cases.rows_of`; "" for none.
         requirements: a file of what a part's inspection must reach, see `evaluation.requirements`; the domain's suite must be
             industrial, and `metrics["industrial"]["passed"]` says whether all of it is reached.
+        columns: other names of the manifest's columns, such as {"image": "photo"}.
+        max_bad_fraction: share of rows that cannot be used above which the data is refused.
         progress: called with (images done, distinct images).
 
     Returns:
@@ -90,21 +102,25 @@ def evaluate(
             if pool == "group"
             else f"--pool {pool}: it is group, or is left out"
         )
+    parts = over_folds.checked(folds) if folds else 0
     wanted = read(Path(requirements)) if requirements is not None else None
     clip, chosen = in_its_domain(model if isinstance(model, Clip) else load(_source(model), device=device), domain)
     sized = at_sizes(clip, sizes) if sizes else None
-    everything = manifests.load(data, domain=chosen)
+    everything = manifests.load(data, domain=chosen, columns=columns, max_bad_fraction=max_bad_fraction)
     pairs = rows_of(everything, split)
     if pool and not any(pairs.groups):
         raise DataError(
             f"{everything.source}: --pool group needs a column `group` that says which rows are of one thing"
         )
     shown = case_studies.rows_of(cases, pairs, seed) if cases else ()
+    base, no_base = _before(clip, chosen, device) if shown else (None, [])
     named = ["--domain", domain] if isinstance(domain, str) else []
     over = ["--sizes", ",".join(map(str, sized.asked))] if sized else []
     over += ["--pool", pool] if pool else []
+    over += ["--folds", str(folds)] if folds else []
     over += ["--cases", cases] if cases else []
     over += ["--requirements", str(requirements)] if wanted else []
+    over += [part for one in _sets(columns, max_bad_fraction) for part in ("--set", one)]
     if wanted and chosen.suite != "industrial":
         raise BadInput(f"--requirements: the domain {chosen.name} has no industrial suite; give --domain industrial")
     command = ["honeclip", "evaluate", clip.source, "--data", str(data), "--split", split, *named, *over]
@@ -116,14 +132,17 @@ def evaluate(
         data_name=data_name(data),
         split=split,
         seed=seed,
+        features=kept(clip),
         repeat=shlex.join([*command, "--seed", str(seed)]),
         sized=sized,
         by_group=bool(pool),
         everything=everything,
+        folds=parts,
         cases=shown,
+        base=base,
         requirements=wanted,
         folders=_folders(chosen, domain),
-        notes=[*notes_on_model(clip), *notes_on_data(everything), *(sized.notes if sized else ())],
+        notes=[*notes_on_model(clip), *notes_on_data(everything), *no_base, *(sized.notes if sized else ())],
         progress=progress,
     )
 
@@ -141,7 +160,9 @@ def score(
     sized: AtSizes | None = None,
     by_group: bool = False,
     everything: Pairs | None = None,
+    folds: int = 0,
     cases: tuple[int, ...] = (),
+    base: Clip | None = None,
     requirements: Requirements | None = None,
     folders: Sequence[Path] = (Path(),),
     batch_size: int = 64,
@@ -159,12 +180,15 @@ def score(
         data_name: how METRICS name the data.
         split: how METRICS name the rows.
         seed: of the bootstrap and of the example pictures.
-        features: caches of frozen tower bodies, `embedding.features.caches(clip)`.
-        sized: the model at other sizes, which are scored as well; not together with `features`.
+        features: caches of frozen tower bodies, `embedding.features.caches(clip)`; `kept(clip)` of a model that learns no
+            more.
+        sized: the model at other sizes, which are scored as well, from the files: nothing of other sizes is kept.
         by_group: the pictures of one group answer as one; not together with `sized`.
         everything: all rows of the data set: the suite of the domain runs, and may choose thresholds on another split; None
             leaves the suite out, as while a run goes on.
+        folds: parts of `evaluation.folds`; needs `everything`.
         cases: rows of the manifest that are shown one by one; needs `everything`, for the nearest cases of train.
+        base: what the model was tuned from, in the same domain; cases say what it said of them.
         requirements: for the industrial suite.
         folders: where files lie that the domain names, beside those that come with honeclip.
         batch_size: images through the model at once, where it is scored at one size.
@@ -179,9 +203,12 @@ def score(
     if not len(pairs):
         raise DataError(f"{pairs.source}: the split {split!r} has no rows")
 
+    def as_one(found: Embeddings, rows: Pairs) -> Embeddings:
+        return pooled(found, [rows.groups[row] for row in found.rows]) if by_group else found
+
     def embedded(rows: Pairs, known: Embeddings | None = None) -> Embeddings:
         found = known or embed(clip, rows, batch_size=batch_size, features=features, progress=progress)
-        return pooled(found, [rows.groups[row] for row in found.rows]) if by_group else found
+        return as_one(found, rows)
 
     seen = over_sizes.embed(sized, pairs, progress) if sized else None
     embeddings = embedded(pairs, seen.native if seen else None)
@@ -197,15 +224,20 @@ def score(
     if sized and seen:
         compared = robustness.compare(sized, seen, pairs, own, classes, answers, data=data_name, split=split, seed=seed)
         found |= compared.metrics()
-    suite, studies = None, tuple[Block, ...]()
+    suite, studies, parted = None, tuple[Block, ...](), None
     if everything is not None:
         other = suites.others(everything, split, embedded, seed)
         of = split_of(split, pairs, embeddings)
-        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements)
+        asked = Asked(clip, domain, of, other, classes, tuple(labels), seed, requirements, features)
         suite = suites.run(asked)
-        suite = suite and with_probes(suite, clip, domain, folders, seed)
-        studies = case_studies.blocks(asked, cases) if cases else ()
-        found |= {suite.name: dict(suite.metrics)} if suite else {}
+        suite = suite and with_probes(suite, asked, folders)
+        before = None
+        if base is not None and cases:
+            known, old = kept(base), base
+            before = asked_before(asked, old, cases, known, lambda rows: as_one(embed(old, rows, features=known), rows))
+        studies = case_studies.blocks(asked, cases, before) if cases else ()
+        parted = over_folds.over_folds(asked, folds) if folds else None
+        found |= {one.name: dict(one.metrics) for one in (suite, parted) if one}
         if requirements and suite is None:
             raise DataError(
                 f"{pairs.source}: --requirements needs labels: which parts are good, and which defects are there"
@@ -215,12 +247,13 @@ def score(
         metrics=found,
         answers=answers,
         examples=examples(pairs, embeddings, answers, seed),
-        environment=_environment(clip, pairs, domain, embeddings.seconds),
+        environment=_environment(clip, pairs, domain, 0.0 if features and features.image else embeddings.seconds),
         repeat=repeat,
         notes=tuple(said),
         seed=seed,
         sizes=compared,
         suite=suite,
+        folds=parted,
         cases=studies,
     )
 
@@ -281,6 +314,24 @@ def data_name(data: str | Path) -> str:
     return path.parent.resolve().name if path.stem == "pairs" else path.stem
 
 
+def _before(clip: Clip, domain: Domain, device: str) -> tuple[Clip | None, list[str]]:
+    """What a run began with, as it is asked in the domain; or None and why there is none."""
+    source = base_of(clip.source)
+    if source is None:
+        return None, []
+    try:
+        return in_its_domain(load(source, device=device), domain)[0], []
+    except BadInput as error:
+        return None, [f"Cases say nothing of the model before tuning, for {source} cannot be loaded: {error}"]
+
+
+def _sets(columns: Mapping[str, str] | None, max_bad_fraction: float) -> list[str]:
+    """What was not left as it is, as `--set` takes it."""
+    renamed = ", ".join(f"{name} = {json.dumps(other)}" for name, other in (columns or {}).items())
+    out = [f"data.columns={{{renamed}}}"] if renamed else []
+    return [*out, *([f"data.max_bad_fraction={max_bad_fraction}"] if max_bad_fraction != MAX_BAD_FRACTION else [])]
+
+
 def _source(model: str | os.PathLike[str] | Any) -> str:
     """Where a model is: a source as it is, the folder of a Run."""
     try:
@@ -322,7 +373,7 @@ def notes_on_data(everything: Pairs) -> list[str]:
 
 
 def _environment(clip: Clip, pairs: Pairs, domain: Domain, seconds: float) -> dict[str, Any]:
-    """Data and machine in words, for report.json and the page."""
+    """Data and machine in words, for report.json and the page; `seconds` 0 where the pictures were not embedded anew."""
     images = len(set(pairs.image_id.tolist()))
     found: Mapping[str, Any] = {
         "model": clip.source,

@@ -49,8 +49,8 @@ def few_shot(
     Returns:
         Without the numbers of shots that no class of train has; {} where train has pictures of fewer than two classes.
     """
-    (images, truth), (seen, classes) = _single(asked, names), _single(train, names)
-    held = _single(val, names) if val else None
+    (images, truth), (seen, classes) = single(asked, names), single(train, names)
+    held = single(val, names) if val else None
     most = int(np.bincount(classes).max()) if len(classes) else 0
     out = {}
     for shots in (shots for shots in SHOTS if shots <= most):
@@ -69,19 +69,28 @@ def few_shot(
 
 def linear(known: Floats, own: Ids, asked: Floats, held: tuple[Floats, Ids] | None) -> Ids:
     """The classes that a linear probe gives; `held` chooses its penalty by balanced accuracy, of equals the strongest."""
-    strengths = STRENGTHS if held is not None and len(held[1]) else STRENGTHS[1:2]
-    best, guess = -1.0, np.zeros(len(asked), dtype=np.int64)
-    for strength in strengths:
-        probe = LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
+    found: Ids = probe(known, own, strength(known, own, held)).predict(asked).astype(np.int64)
+    return found
+
+
+def strength(known: Floats, own: Ids, held: tuple[Floats, Ids] | None) -> float:
+    """The inverse penalty with the best balanced accuracy on `held`, of equals the smallest; without it the second one."""
+    if held is None or not len(held[1]):
+        return STRENGTHS[1]
+
+    def score(inverse: float) -> float:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a weak penalty on few pictures need not be exact
-            probe.fit(known, own)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # validation may hold classes that were not drawn
-            score = balanced_accuracy_score(held[1], probe.predict(held[0])) if held and len(held[1]) else 0.0
-        if score > best:
-            best, guess = float(score), probe.predict(asked).astype(np.int64)
-    return guess
+            warnings.simplefilter("ignore", UserWarning)  # what is held out may hold classes that were not drawn
+            return float(balanced_accuracy_score(held[1], probe(known, own, inverse).predict(held[0])))
+
+    return max(STRENGTHS, key=score)
+
+
+def probe(known: Floats, own: Ids, inverse: float) -> LogisticRegression:
+    """Logistic regression on embeddings, every class with the same weight; `own` has at least two."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a weak penalty on few pictures need not be exact
+        return LogisticRegression(C=inverse, class_weight="balanced", max_iter=300).fit(known, own)
 
 
 def nearest(known: Floats, own: Ids, asked: Floats) -> Ids:
@@ -90,12 +99,17 @@ def nearest(known: Floats, own: Ids, asked: Floats) -> Ids:
     return found
 
 
-def _single(split: Split, names: Sequence[str]) -> tuple[Floats, Ids]:
+def single(split: Split, names: Sequence[str]) -> tuple[Floats, Ids]:
     """Embeddings and classes of the pictures that have one label."""
     place = {name: number for number, name in enumerate(names)}
-    kept = [one for one in labelled(split).tolist() if len(split.labels[one]) == 1 and split.labels[one][0] in place]
+    kept = of_one_label(split)
     classes = np.array([place[split.labels[one][0]] for one in kept], dtype=np.int64)
     return split.embeddings.image[split.rows[kept]].double().numpy(), classes
+
+
+def of_one_label(split: Split) -> Ids:
+    """Places of the pictures that have one label."""
+    return np.array([one for one in labelled(split).tolist() if len(split.labels[one]) == 1], dtype=np.int64)
 
 
 def _drawn(classes: Ids, shots: int, random: np.random.Generator) -> Ids:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from honeclip.errors import BadInput
-from honeclip.evaluation import industrial_page, leaks
+from honeclip.evaluation import cost, industrial_page, leaks
 from honeclip.evaluation.calibrated import labelled
 from honeclip.evaluation.controls import at_chance, shuffled_auroc
 from honeclip.evaluation.fewshot import few_shot
 from honeclip.evaluation.industrial_page import Found
-from honeclip.evaluation.inspection import cheapest_threshold, cost, rates
+from honeclip.evaluation.inspection import cheapest_threshold, rates
+from honeclip.evaluation.inspection import cost as cost_of_part
 from honeclip.evaluation.intervals import Figure, known
 from honeclip.evaluation.multilabel import one_against_rest, separation, truth_of
 from honeclip.evaluation.operating import threshold_of_sensitivity
@@ -86,8 +87,7 @@ def industrial(asked: Asked) -> Suite | None:
     if train:
         metrics["few_shot"] = few_shot(asked.split, train, val, scorer.labels, asked.seed)
         notes += leaks.told(leaks.leaks(asked.split, train))
-    seconds = asked.split.embeddings.seconds
-    speed = len(asked.split.rows) / seconds if seconds > 0 else None
+    speed = cost.images_per_second(asked.clip, asked.split.pairs, asked.split.embeddings, asked.features)
     metrics["images_per_second"] = speed
     verdicts = _judged(asked.requirements, mine, held, speed, asked) if asked.requirements else ()
     if verdicts:
@@ -169,7 +169,7 @@ def _inspected(mine: Scored, held: Scored | None, asked: Asked) -> tuple[dict[st
         "cost_of_overkill": costs.overkill,
         "threshold": cheap if np.isfinite(cheap) else None,
         **known(rates(mine.score, mine.defective, cheap), parts, seed),
-        **known(cost(mine.score, mine.defective, cheap, costs), parts, seed),
+        **known(cost_of_part(mine.score, mine.defective, cheap, costs), parts, seed),
     }
     out["escape_rate_of"] = {
         name: _escape(mine.score[has], threshold, seed)
@@ -244,7 +244,7 @@ def _judged(
         if name == "images_per_second":
             out.append(at_least(name, limit, speed))
         elif name == "cost_per_part":
-            of = cost(mine.score, mine.defective, threshold, costs)
+            of = cost_of_part(mine.score, mine.defective, threshold, costs)
             out.append(at_most(wanted, name, limit, known(of, len(mine.rows), asked.seed)[name]))
         else:
             parts, wrong = (mine.defective, ~stopped) if name == "escape_rate" else (~mine.defective, stopped)

@@ -67,11 +67,11 @@ def figures(statistic: Statistic, queries: int, seed: int) -> dict[str, Figure]:
     return {name: figure(float(values[name][0]), draws[name]) for name in values}
 
 
-def known(statistic: Statistic, queries: int, seed: int) -> dict[str, Figure]:
+def known(statistic: Statistic, queries: int, seed: int, resamples: int = RESAMPLES) -> dict[str, Figure]:
     """As `figures`, without those that cannot be computed: NaN on all queries. Resamples in which one is NaN do not count."""
     values = statistic(np.arange(queries, dtype=np.int64)[None])
     there = {name: float(value[0]) for name, value in values.items() if not np.isnan(value[0])}
-    draws = bootstrap(statistic, queries, seed) if there else {}
+    draws = bootstrap(statistic, queries, seed, resamples) if there else {}
     return {name: figure(value, draws[name][~np.isnan(draws[name])]) for name, value in there.items()}
 
 

@@ -62,7 +62,7 @@ def medical(asked: Asked) -> Suite | None:
     """Every figure of the suite; None where the data has no finding to be told from others, or no labelled picture."""
     val = asked.other("val")
     splits = [asked.split, *([val] if val else [])]
-    scorer = calibrated.scorer_for(asked.clip, asked.domain, asked.labels, splits, asked.classes)
+    scorer = calibrated.scorer_for(asked.clip, asked.domain, asked.labels, splits, asked.classes, asked.features)
     if scorer is None or not len(calibrated.labelled(asked.split)):
         return None
     fitted = calibrated.fit(scorer, asked.domain, val, "val") if val else None

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from honeclip.domains.domain import Domain
 from honeclip.errors import DomainError
 from honeclip.evaluation.probes import CHANCE, Probed, Row, Scored, probes
-from honeclip.evaluation.suite import Block, Card, Cell, Said, Suite, cell, table
-from honeclip.model.clip import Clip
+from honeclip.evaluation.suite import Asked, Block, Card, Cell, Said, Suite, cell, table
 
 SHOWN = 3
 """Items of a kind that are shown."""
@@ -26,10 +24,10 @@ NOTE = (
 )
 
 
-def with_probes(suite: Suite, clip: Clip, domain: Domain, folders: Sequence[Path], seed: int) -> Suite:
+def with_probes(suite: Suite, asked: Asked, folders: Sequence[Path]) -> Suite:
     """The suite with its domain's probes: `metrics["text"]` and a block; with a note where a file of them is not there."""
     try:
-        found = probes(clip, domain, folders=folders, seed=seed)
+        found = probes(asked.clip, asked.domain, folders=folders, features=asked.features, seed=asked.seed)
     except DomainError as error:
         return replace(suite, notes=(*suite.notes, f"No probes: {error}"))
     if found is None:

@@ -45,7 +45,7 @@ def per_template(
         scores = scorer.probabilities(scorer.logits(image))[:, columns]
         found[template] = one_against_rest(scores, truth_PF, findings, asked.seed)["auroc"]
     out: dict[str, Any] = {"auroc": found, "spread": _spread(found, findings)}
-    pairs = of_pairs(asked.clip, asked.domain, findings, asked.labels) if kind == "softmax" else None
+    pairs = of_pairs(asked.clip, asked.domain, findings, asked.labels, asked.features) if kind == "softmax" else None
     if pairs is not None:
         out[PAIRS] = one_against_rest(pairs.logits(image), truth_PF, findings, asked.seed)["auroc"]
     return out
@@ -55,8 +55,8 @@ def _through(asked: Asked, template: str, kind: Kind, findings: Sequence[str]) -
     """The labels in the words of one template; the prompts of absence stay as they are."""
     domain = replace(asked.domain, templates=(template,))
     if kind == "pairs":
-        return of_pairs(asked.clip, domain, findings, asked.labels)
-    return embedded(wording(domain, asked.labels, kind), through(asked.clip), scale_of(asked.clip))
+        return of_pairs(asked.clip, domain, findings, asked.labels, asked.features)
+    return embedded(wording(domain, asked.labels, kind), through(asked.clip, asked.features), scale_of(asked.clip))
 
 
 def _spread(found: dict[str, dict[str, dict[str, float]]], findings: Sequence[str]) -> dict[str, float]:

@@ -41,6 +41,7 @@ class Report:
             from JSON.
         suite: what the suite of the domain found, whose figures are in `metrics` too; None where there is none, and in a report
             restored from JSON.
+        folds: figures over folds, in the same shape; None where nobody asked, and in a report restored from JSON.
         cases: blocks of the pictures that were asked for by name.
     """
 
@@ -53,11 +54,19 @@ class Report:
     seed: int = 0
     sizes: Sizes | None = None
     suite: Suite | None = None
+    folds: Suite | None = None
     cases: tuple[Block, ...] = ()
 
-    def save(self, folder: str | Path) -> Path:
-        """Write index.html and report.json into `folder`; gives the path of index.html."""
-        return write(Path(folder), after=self, repeat=self.repeat, environment=self.environment, notes=self.notes)
+    def save(self, folder: str | Path, *, pictures: bool = True) -> Path:
+        """Write index.html and report.json into `folder`; gives the path of index.html. False leaves out example pictures."""
+        return write(
+            Path(folder),
+            after=self,
+            repeat=self.repeat,
+            environment=self.environment,
+            notes=self.notes,
+            pictures=pictures,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the example pictures, for a run folder."""
@@ -145,6 +154,7 @@ def write(
         **_classes(before, after),
         sizes=sizes_page.page(after.sizes, pictures=pictures) if after.sizes else None,
         suite=suite_page.page(after.suite, pictures=pictures) if after.suite else None,
+        folds=suite_page.page(after.folds, pictures=pictures) if after.folds else None,
         cases=suite_page.blocks(after.cases, pictures=pictures),
         forgetting=forgetting_page.page(forgetting, events) if forgetting else None,
         sections=sections,

@@ -17,6 +17,7 @@ from honeclip.data.pairs import Pairs
 from honeclip.data.rows import ImageRef
 from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import Embeddings
+from honeclip.embedding.features import Features
 from honeclip.evaluation.answers import labels_of_files
 from honeclip.evaluation.intervals import Figure
 from honeclip.evaluation.requirements import Requirements
@@ -73,6 +74,7 @@ class Asked:
         labels: the distinct labels of the whole data set, sorted.
         seed: of everything that is drawn.
         requirements: what the part that is inspected must reach; only the industrial suite asks.
+        features: what need not be computed again: caches of the model's bodies, and the texts that were embedded so far.
     """
 
     clip: Clip
@@ -83,6 +85,7 @@ class Asked:
     labels: tuple[str, ...]
     seed: int = 0
     requirements: Requirements | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True)

@@ -214,11 +214,13 @@ class Field:
         shade: -1 to 1: strength of the colour, of one hue below 0 and of another above; 0 has none.
         text: in its middle.
         strong: whether the text is bold.
+        small: a smaller line under the text, such as an interval.
     """
 
     shade: float
     text: str
     strong: bool = False
+    small: str = ""
 
 
 def heat(
@@ -238,9 +240,10 @@ def heat(
         says: one sentence for those who cannot see the chart.
         column_inches: width of a column: its name and the text of its fields must fit.
     """
+    row_inches = 0.58 if any(one is not None and one.small for row in fields for one in row) else 0.42
     with matplotlib.rc_context(_STYLE):
         figure = Figure(
-            figsize=(max(WIDTH, 1.2 + column_inches * len(columns)), 0.7 + 0.42 * len(rows)), layout="constrained"
+            figsize=(max(WIDTH, 1.2 + column_inches * len(columns)), 0.7 + row_inches * len(rows)), layout="constrained"
         )
         axes = figure.add_subplot()
         for y, row in enumerate(fields):
@@ -251,7 +254,10 @@ def heat(
                 colour, strength = SERIES[1 if one.shade > 0 else 2], HEAT * min(1.0, abs(one.shade))
                 place = Rectangle((x - 0.48, y - 0.45), 0.96, 0.9, facecolor=colour, alpha=strength, linewidth=0)
                 axes.add_patch(place)
-                axes.text(x, y, one.text, ha="center", va="center", weight="bold" if one.strong else "normal")
+                above = 0.14 if one.small else 0.0
+                axes.text(x, y - above, one.text, ha="center", va="center", weight="bold" if one.strong else "normal")
+                if one.small:
+                    axes.text(x, y + 0.22, one.small, ha="center", va="center", fontsize="small")
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xticks(range(len(columns)), list(columns))
