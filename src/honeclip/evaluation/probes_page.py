@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from honeclip.errors import DomainError
+from honeclip.evaluation import passages
 from honeclip.evaluation.probes import CHANCE, Probed, Row, Scored, probes
 from honeclip.evaluation.suite import Asked, Block, Card, Cell, Said, Suite, cell, table
 
@@ -24,6 +26,13 @@ NOTE = (
 )
 
 
+PASSAGES = (
+    "The same questions against all texts of their kind at once, right and wrong ones: the passage of this fault code, the "
+    "step that comes next, the definition of this term. Texts differ in a digit, a direction or one word, as in a manual."
+)
+NOTE_PASSAGES = "Small: 95 % bootstrap intervals over questions. Ties count against the model."
+
+
 def with_probes(suite: Suite, asked: Asked, folders: Sequence[Path]) -> Suite:
     """The suite with its domain's probes: `metrics["text"]` and a block; with a note where a file of them is not there."""
     try:
@@ -32,7 +41,15 @@ def with_probes(suite: Suite, asked: Asked, folders: Sequence[Path]) -> Suite:
         return replace(suite, notes=(*suite.notes, f"No probes: {error}"))
     if found is None:
         return suite
-    return replace(suite, metrics={**suite.metrics, "text": found.metrics}, blocks=(*suite.blocks, block(found)))
+    found_again = passages.retrieval(
+        asked.clip, [one.item for one in found.scored], features=asked.features, seed=asked.seed
+    )
+    text = {
+        kind: {**own, **({"retrieval": found_again[kind]} if kind in found_again else {})}
+        for kind, own in found.metrics.items()
+    }
+    blocks = (*suite.blocks, block(found), *([_retrieved(found_again)] if found_again else []))
+    return replace(suite, metrics={**suite.metrics, "text": text}, blocks=blocks)
 
 
 def block(found: Probed) -> Block:
@@ -41,6 +58,21 @@ def block(found: Probed) -> Block:
     cards = [_card(row, one) for row in found.rows for one in row.worst[:SHOWN]]
     columns = ["accuracy", "items", "by rules"]
     return Block("What it understands of the field's words", INTRO, (), (table(columns, rows, NOTE),), tuple(cards))
+
+
+def _retrieved(found: Mapping[str, Mapping[str, Any]]) -> Block:
+    """A row a kind of passage."""
+    rows = {
+        kind.replace("_", " "): [
+            cell(own["R@1"]),
+            cell(own["mrr"]),
+            Cell(f"{own['chance']:.3f}"),
+            Cell(str(own["passages"])),
+        ]
+        for kind, own in found.items()
+    }
+    columns = ["R@1", "MRR", "MRR by chance", "passages"]
+    return Block("Which passage it finds", PASSAGES, (), (table(columns, rows, NOTE_PASSAGES),), ())
 
 
 def _name(row: Row) -> str:
