@@ -22,7 +22,7 @@ import numpy as np
 PATH = "/v1/embeddings"
 HEADERS = {"content-type": "application/json"}
 CYCLES = 3
-"""At least so many answers a client are counted."""
+"""Answers of each client that are counted at least."""
 
 LONGEST = 6.0
 """Times the seconds asked for, after which a slow server is let go."""
@@ -83,16 +83,20 @@ def text_bodies(texts: Sequence[str]) -> Iterator[bytes]:
         yield json.dumps({"model": "m", "encoding_format": "base64", "input": text}).encode()
 
 
-def load(url: str, bodies: Iterator[bytes], clients: int, seconds: float) -> Load:
+def load(
+    url: str, bodies: Iterator[bytes], clients: int, seconds: float, *, path: str = PATH, cycles: int = CYCLES
+) -> Load:
     """Closed-loop load on a server.
 
     Args:
         url: of the server.
         bodies: of requests; none twice.
         clients: that ask at once.
-        seconds: for about so long; longer where fewer than `CYCLES` answers a client came.
+        seconds: for about so long; longer where fewer than `cycles` answers a client came.
+        path: of the route.
+        cycles: at least so many answers a client are counted.
     """
-    return asyncio.run(_load(url, bodies, clients, seconds))
+    return asyncio.run(_load(url, bodies, clients, seconds, path, cycles))
 
 
 def at_once(url: str, body: bytes, clients: int) -> list[int]:
@@ -106,20 +110,20 @@ def at_once(url: str, body: bytes, clients: int) -> list[int]:
     return asyncio.run(all_of_them())
 
 
-async def _load(url: str, bodies: Iterator[bytes], clients: int, seconds: float) -> Load:
+async def _load(url: str, bodies: Iterator[bytes], clients: int, seconds: float, path: str, cycles: int) -> Load:
     done: list[tuple[float, float]] = []  # when an answer came, and how long it took
     errors: dict[int, int] = {}
     skipped = max(clients, 2)  # the first turn: connections are made, and the queue fills
 
     def over() -> bool:
         spent = time.perf_counter() - began
-        return spent > LONGEST * seconds or (spent > seconds and len(done) > skipped + CYCLES * clients)
+        return spent > LONGEST * seconds or (spent > seconds and len(done) > skipped + cycles * clients)
 
     async def one(client: Any) -> None:
         while not over():
             body = next(bodies)
             asked = time.perf_counter()
-            answer = await client.post(PATH, content=body, headers=HEADERS)
+            answer = await client.post(path, content=body, headers=HEADERS)
             if answer.status_code != 200:
                 errors[answer.status_code] = errors.get(answer.status_code, 0) + 1
             elif not over():
