@@ -199,6 +199,7 @@ class Engine:
                 "precision": found.precision.name,
                 "precision_reason": found.precision.reason,
                 "self_check": found.self_check,
+                "threads": worker.threads,
             },
             "requests": self._admitted.requests,
             "queue": {
