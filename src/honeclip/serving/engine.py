@@ -44,8 +44,9 @@ SLOWEST = 10
 TOO_LARGE = ("megapixels", "too large for Pillow")
 """By which a reason of `preprocess.images` says that a picture has too many pixels."""
 
-HOPEFUL = 0.8
-"""Share of the deadline that what was admitted may take: one more would get its answer too late, and cost others theirs."""
+HOPEFUL = 0.5
+"""Share of the deadline that what was admitted may take. What is expected is a mean: with 0.8 one in seven of those admitted
+at twice the capacity came too late after all."""
 
 SLOWER, LEARNT = 8.0, 0.1
 """A request takes longer than the device alone would: decoding and other work on the machine take their share. So many times
