@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -202,6 +202,9 @@ def serving(
     slo: Annotated[
         Path | None, typer.Option("--slo", help="Limits of figures; exit 1 where one is missed.", metavar="F.toml")
     ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Beside infinity, which uv installs; random ViT-B/32, CPU; in a checkout.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -218,6 +221,9 @@ def serving(
 
     if precision not in PRECISIONS:
         raise BadInput(f"--precision {precision}: it is {', '.join(PRECISIONS)}")
+    if peers:
+        _serving_peers(model, data, precision, slo, device, seconds, as_json)
+        return
     wanted = limits.read(slo) if slo else {}
     figures = work.run(
         model,
@@ -262,20 +268,11 @@ def _peers(
     as_json: bool,
 ) -> None:
     """Runs bench/peers/run.py of the checkout that this file lies in; the peers are no part of the package."""
-    import json
-    import subprocess
-    import sys
-
     from honeclip.cli.output import emit, show
     from honeclip.device import detect
-    from honeclip.errors import BadInput, HoneclipError
+    from honeclip.errors import BadInput
 
-    script = Path(__file__).resolve().parents[3] / "bench" / "peers" / "run.py"
-    if not script.is_file():
-        raise BadInput(
-            "--peers: the peers' benchmarks are not in the installed package; they are in honeclip's repository, as "
-            "bench/peers/run.py. Clone it, `uv sync`, and run the same command there"
-        )
+    script = _in_checkout("bench/peers/run.py")
     if data is None:
         raise BadInput("--peers: the peers are compared on real captions: give --data D")
     if precision not in ("auto", "fp32"):
@@ -287,11 +284,7 @@ def _peers(
     if too_small := [name for name, value in numbers.items() if value < 1]:
         raise BadInput(f"{too_small[0]} {numbers[too_small[0]]}: it is at least 1")
     given = {"--model": model, "--data": data, "--device": detect.choose(device).type, **numbers}
-    command = [sys.executable, str(script), *(str(word) for pair in given.items() for word in pair)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise HoneclipError(f"bench/peers/run.py ended with exit code {done.returncode}; what it said stands above")
-    figures = json.loads(done.stdout)
+    figures = _figures_of(script, [str(word) for pair in given.items() for word in pair])
     if as_json:
         emit(figures)
         return
@@ -301,6 +294,50 @@ def _peers(
         show(
             f"{name:<30}{one['median']:6.2f} (goal {one['goal']}), CPU {one['cpu']:.2f}, memory {one['peak_share']:.2f}"
         )
+
+
+def _serving_peers(
+    model: str, data: str | None, precision: str, slo: Path | None, device: str, seconds: float, as_json: bool
+) -> None:
+    """Runs bench/serving/peers.py of the checkout that this file lies in."""
+    from honeclip.errors import BadInput
+
+    given = {"--data": data, "--slo": slo}
+    if other := [name for name, value in given.items() if value is not None]:
+        raise BadInput(f"{other[0]} with --peers: both servers get made pictures and captions; leave it out")
+    if model != "random:ViT-B-32" or precision != "fp32" or device not in ("auto", "cpu"):
+        raise BadInput("--peers: what is compared is random:ViT-B-32 in fp32 on the CPU; leave the other options out")
+    if not seconds > 0:
+        raise BadInput(f"--seconds {seconds:g}: it is more than 0")
+    _print(_figures_of(_in_checkout("bench/serving/peers.py"), ["--seconds", str(seconds)]), as_json)
+
+
+def _in_checkout(name: str) -> Path:
+    """A script that is no part of the package."""
+    from honeclip.errors import BadInput
+
+    script = Path(__file__).resolve().parents[3] / name
+    if not script.is_file():
+        raise BadInput(
+            "--peers: the peers' benchmarks are not in the installed package; they are in honeclip's repository, as "
+            f"{name}. Clone it, `uv sync`, and run the same command there"
+        )
+    return script
+
+
+def _figures_of(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """The JSON that a script prints."""
+    import json
+    import subprocess
+    import sys
+
+    from honeclip.errors import HoneclipError
+
+    done = subprocess.run([sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise HoneclipError(f"{script.name} ended with exit code {done.returncode}; what it said stands above")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 def _print(figures: Mapping[str, Any], as_json: bool) -> None:

@@ -42,6 +42,10 @@ def serve(
     import os
     import sys
 
+    # OpenMP's threads wait for their next piece of work in a loop, 10 ms and more, and so keep the cores from those that
+    # decode pictures and answer. Read when torch is imported, by GNU's and by LLVM's library.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     from honeclip.serving.settings import EXIT_STUCK
     from honeclip.serving.start import Options, serve
 

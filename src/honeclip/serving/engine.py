@@ -44,6 +44,14 @@ SLOWEST = 10
 TOO_LARGE = ("megapixels", "too large for Pillow")
 """By which a reason of `preprocess.images` says that a picture has too many pixels."""
 
+HOPEFUL = 0.5
+"""Share of the deadline that what was admitted may take. What is expected is a mean: with 0.8 one in seven of those admitted
+at twice the capacity came too late after all."""
+
+SLOWER, LEARNT = 8.0, 0.1
+"""A request takes longer than the device alone would: decoding and other work on the machine take their share. So many times
+at most is believed, and so much of that each request that had a second or more before it adds to what is known."""
+
 DECODERS = max(2, min(8, os.cpu_count() or 1))
 
 
@@ -51,6 +59,8 @@ DECODERS = max(2, min(8, os.cpu_count() or 1))
 class _Admitted:
     requests: int = 0
     bytes: int = 0
+    seconds: float = 0.0  # that the device takes for them, by the measured rate
+    slower: float = 1.0  # times as long as that they take in truth
 
 
 class Engine:
@@ -163,8 +173,7 @@ class Engine:
     @property
     def retry_after_s(self) -> float:
         """Seconds until what waits now is computed, by the measured rate; between 1 and 60."""
-        waiting = sum(self._queue.waiting(one).rows * self._worker.seconds_a_row[one] for one in MODALITIES)
-        return min(60.0, max(1.0, waiting))
+        return min(60.0, max(1.0, self._admitted.seconds * self._admitted.slower))
 
     def facts(self) -> dict[str, Any]:
         """What `/health`, `/metrics` and the page show: plain values, no path, no secret."""
@@ -196,6 +205,7 @@ class Engine:
                 "precision": found.precision.name,
                 "precision_reason": found.precision.reason,
                 "self_check": found.self_check,
+                "threads": worker.threads,
             },
             "requests": self._admitted.requests,
             "queue": {
@@ -257,6 +267,7 @@ class Engine:
         settings, there = self.settings, self._admitted
         size = self.loaded.clip.preprocess.size_px
         wanted = sum(len(one) + 3 * size * size if isinstance(one, bytes) else 4 * len(one) + 1024 for one in given)
+        wanted_s = sum(self._worker.seconds_a_row["image" if isinstance(one, bytes) else "text"] for one in given)
         if self.draining:
             raise Refused(503, "draining", "the server is about to stop; send this to another one", 5)
         if self._worker.stuck:
@@ -267,13 +278,25 @@ class Engine:
         if there.bytes + wanted > settings.queue_bytes and there.requests:
             words = f"the inputs that wait take {there.bytes / 1e6:.0f} MB, and the limit is {settings.queue_bytes / 1e6:.0f}"
             raise Refused(429, "queue_bytes", f"{words}; try again after the time in Retry-After", self.retry_after_s)
+        if (there.seconds + wanted_s) * there.slower > HOPEFUL * settings.deadline_s and there.requests:
+            words = (
+                f"what waits takes {there.seconds * there.slower:.0f} s, and the deadline is {settings.deadline_s:g} s"
+            )
+            raise Refused(429, "queue_wait", f"{words}; try again after the time in Retry-After", self.retry_after_s)
         there.requests += 1
         there.bytes += wanted
+        there.seconds += wanted_s
+        began, expected_s, answered = time.monotonic(), there.seconds, False
         try:
             yield
+            answered = True
         finally:
+            took_s = time.monotonic() - began
+            if expected_s >= 1 and (answered or took_s > expected_s):
+                there.slower += LEARNT * (min(SLOWER, max(1.0, took_s / expected_s)) - there.slower)
             there.requests -= 1
             there.bytes -= wanted
+            there.seconds = max(0.0, there.seconds - wanted_s)
 
     async def _prepared(self, one: Given, began: float, place: int) -> Item | Exception:
         """Decoded or tokenised in a thread; what is wrong with it is its own."""

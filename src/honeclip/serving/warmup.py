@@ -31,6 +31,12 @@ SIZES = (1, 4, 8, 16, 32, 64)
 WORTH = 1.03
 """A larger batch is taken where it is this much faster: it makes those wait that come next."""
 
+THREADS_ROWS = 4
+"""Images by which the number of threads is chosen."""
+
+THREADS_SHARE = 0.25
+"""Of the time for measuring: no number of threads is tried that would take longer, for the fewer the slower."""
+
 TEXT_TOKENS = 16
 """Of the texts of the warm-up, about those of a caption."""
 
@@ -120,7 +126,8 @@ def public_name(source: str) -> str:
 
 
 def measured(found: Loaded, forward: Forward, within_s: float) -> dict[Modality, Measured]:
-    """The batch size of the best throughput, by modality, from a few calls of each size.
+    """The batch size of the best throughput, by modality, from a few calls of each size; on a CPU after the number of
+    threads, which is set for the thread that calls this.
 
     Args:
         found: the model.
@@ -128,6 +135,8 @@ def measured(found: Loaded, forward: Forward, within_s: float) -> dict[Modality,
         within_s: seconds for all of it; the sizes that were tried until then decide.
     """
     started = time.perf_counter()
+    if found.clip.device.backend == "cpu":
+        torch.set_num_threads(_threads(found, forward, started + within_s * THREADS_SHARE))
     out: dict[Modality, Measured] = {}
     for share, modality in enumerate(MODALITIES, start=1):
         out[modality] = _measured(found, forward, modality, started + within_s * share / len(MODALITIES))
@@ -146,6 +155,29 @@ def sample(clip: Clip, modality: Modality, rows: int) -> Tensor | None:
         return None
     length = min(TEXT_TOKENS, clip.preprocess.context_length)
     return towers.probes(clip.model, clip.preprocess.context_length, rows, (length,))
+
+
+def _threads(found: Loaded, forward: Forward, until: float) -> int:
+    """The fewest threads of a CPU with which a batch is as fast as with any number.
+
+    Every operation ends with all threads waiting for the last one. With a small model, or on a machine whose cores have
+    other work, that takes longer than the operation; and what the model leaves alone decodes pictures.
+    """
+    most, rows = torch.get_num_threads(), sample(found.clip, "image", THREADS_ROWS)
+    if most == 1 or rows is None:
+        return most
+    seconds: dict[int, float] = {}
+    for count in sorted({most, most // 2, 1} - {0}, reverse=True):
+        if seconds and time.perf_counter() + 3 * min(seconds.values()) * most / count > until:
+            break
+        torch.set_num_threads(count)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            forward(found.clip, found.precision.name, "image", rows)
+            times.append(time.perf_counter() - began)
+        seconds[count] = min(times[1:])  # the first one makes threads and plans
+    return min(count for count, took in seconds.items() if took <= WORTH * min(seconds.values()))
 
 
 def _measured(found: Loaded, forward: Forward, modality: Modality, until: float) -> Measured:

@@ -70,6 +70,7 @@ class Worker:
         stuck: set by the watchdog; taken back when the batch ends after all.
         seconds_a_row: by modality, smoothed.
         memory: the device's readings in bytes, taken between batches.
+        threads: of a CPU that compute a batch, as measured.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Worker:
         self.seconds_a_row: dict[Modality, float] = dict.fromkeys(MODALITIES, 0.05)
         self.memory: dict[str, int] = {}
         self.slowest_s = 0.0
+        self.threads = 0
         self._load, self._queue, self._settings, self._metrics = load, queue, settings, metrics
         self._forward, self._deliver = forward, deliver
         self._thread = threading.Thread(target=self._run, name="honeclip-device", daemon=True)
@@ -124,7 +126,7 @@ class Worker:
                 self._queue.largest[modality] = found.largest
                 self.seconds_a_row[modality] = found.seconds_a_row
                 self.slowest_s = max(self.slowest_s, found.slowest_s)
-            self._loaded = loaded
+            self._loaded, self.threads = loaded, torch.get_num_threads()
             self._read_memory()
             self.progress = time.monotonic()
             self.ready.set_result(loaded)
