@@ -33,7 +33,7 @@ from honeclip.serving.warmup import loaded
 POISON = 251
 """The grey of a picture on which a fault bears."""
 
-QUICK = Settings(warm_up_s=0.5, stuck_s=0.6, exit_s=300, idle_s=0.2, drain_s=10)
+QUICK = Settings(warm_up_s=0.5, stuck_s=10, exit_s=300, idle_s=0.2, drain_s=10)
 
 
 @dataclass

@@ -88,7 +88,7 @@ def test_numbers_that_are_not_finite_fail_alone_and_repeats_turn_readiness_off(s
 
 
 def test_a_stuck_batch_gets_503_and_readiness_comes_back_with_it(serve, faults):
-    server = serve(faults=faults)
+    server = serve(faults=faults, stuck_s=0.6)
     faults.hold = threading.Event()
     with server.client() as client, ThreadPoolExecutor(4) as pool:
         asked = [
@@ -191,7 +191,7 @@ def test_who_asked_for_the_same_is_not_hurt_by_one_who_leaves(serve, faults):
     server = serve(faults=faults, stuck_s=20)
     faults.hold = threading.Event()
     body = {"input": [image(picture(1))]}
-    with ThreadPoolExecutor(1) as pool, server.client(timeout=httpx.Timeout(10, read=0.5)) as impatient:
+    with ThreadPoolExecutor(1) as pool, server.client(timeout=httpx.Timeout(10, read=3)) as impatient:
         leader = pool.submit(impatient.post, "/v1/embeddings", json=body)
         assert faults.entered.wait(20)
         with ThreadPoolExecutor(1) as other:
