@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from live_server import Faults, Running, b64, message, picture, poison, until
 
+from honeclip.serving import engine as engines
+from honeclip.serving import server as servers
 from honeclip.serving.settings import EXIT_STUCK
 
 
@@ -116,7 +118,22 @@ def test_a_batch_that_never_returns_ends_the_process(serve, faults):
     server = serve(faults=faults, stuck_s=0.3, exit_s=1)
     faults.hold = threading.Event()
     assert embed(server, "a").status_code == 503
+    until(lambda: server.codes == [EXIT_STUCK])
+    assert server.deaths == [], "the process was ended before the server had answered and closed"
+
+
+def test_where_the_server_does_not_end_by_itself_the_process_is_ended(serve, faults, monkeypatch):
+    monkeypatch.setattr(engines, "LAST_S", 0.2)
+    server = serve(faults=faults, stuck_s=0.3, exit_s=1)
+    monkeypatch.setattr(servers.Server, "on_tick", _never_ends)
+    faults.hold = threading.Event()
+    assert embed(server, "a").status_code == 503
     until(lambda: server.deaths == [EXIT_STUCK])
+    monkeypatch.undo()  # from here on it may end
+
+
+async def _never_ends(self, counter):
+    return False
 
 
 def test_the_queue_is_bounded_and_says_when_to_come_back(serve, faults):
@@ -206,7 +223,7 @@ def test_who_asked_for_the_same_is_not_hurt_by_one_who_leaves(serve, faults):
 
 def test_a_large_request_does_not_hold_up_a_small_one(server, faults):
     faults.hold = threading.Event()
-    server.engine._worker.seconds_a_row["text"] = 0.05  # a model of ordinary size
+    server.engine._worker.seconds_a_row["text"] = 0.01  # a fast model: 600 texts fit into half of the deadline
     with ThreadPoolExecutor(3) as pool:
         blocked = pool.submit(embed, server, "number 59")
         assert faults.entered.wait(20)

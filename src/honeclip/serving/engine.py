@@ -38,6 +38,10 @@ Given: TypeAlias = "bytes | str"
 """The bytes of an image file, or a text."""
 
 WATCH_S = 0.1
+
+LAST_S = 15.0
+"""Seconds in which a server whose device is stuck for good answers who is there, closes and ends by itself."""
+
 SLOWEST = 10
 """A batch is not stuck before it took this many times as long as the slowest of the warm-up."""
 
@@ -72,7 +76,7 @@ class Engine:
         cache: of embeddings.
         metrics: where figures go.
         call: the model call.
-        die: ends the process when a batch is stuck for good.
+        die: ends the process when a batch is stuck for good and the server does not end by itself.
     """
 
     def __init__(
@@ -363,7 +367,9 @@ class Engine:
                 self._deliver(items, [refusals.stuck() for _ in items])
             if busy >= exit_s:
                 log.critical("a batch has not returned for %.0f s: the process ends with %d", busy, EXIT_STUCK)
-                self._die(EXIT_STUCK)
+                self.drain()  # who is there gets an answer, and then the server ends with the same code by itself
+                if not self._stopped.wait(LAST_S):
+                    self._die(EXIT_STUCK)
                 return
 
 
