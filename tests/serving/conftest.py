@@ -55,9 +55,9 @@ def serve(model: Path) -> Iterator[Callable[..., Running]]:
             one.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_server(model: Path, session_home: Path) -> Iterator[Running]:
-    """One server for tests that leave no trace in it."""
+    """One server for a file's tests that leave no trace in it; its thread would be seen by tests of other files."""
     one = start(model, replace(QUICK, stuck_s=20), Keys(), Faults(), Fetch(), None)
     yield one
     one.stop()
