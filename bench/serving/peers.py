@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -120,9 +121,9 @@ def environment(folder: Path) -> Path:
     if not (folder / "bin" / "infinity_emb").is_file():
         torch = versions()["torch"].partition("+")[0]
         subprocess.run(["uv", "venv", "--python", sys.executable, folder], check=True, stdout=sys.stderr)
-        subprocess.run(
-            ["uv", "pip", "install", "--python", python, *PACKAGES, f"torch=={torch}"], check=True, stdout=sys.stderr
-        )
+        # from outside of the project, whose constraints would hold for infinity too
+        command = ["uv", "pip", "install", "--python", python.absolute(), *PACKAGES, f"torch=={torch}"]
+        subprocess.run(command, check=True, stdout=sys.stderr, cwd=tempfile.gettempdir())
     return python
 
 
