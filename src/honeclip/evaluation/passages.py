@@ -53,12 +53,14 @@ def retrieval(
 
 def _ranks(clip: Clip, items: Sequence[Item], features: Features | None) -> tuple[NDArray[np.int64], int]:
     """The rank of each item's passage (1 is best), and how many passages there are."""
-    said = clip.preprocess.words([text for item in items for text in item.ordered])
+    given = [text for item in items for text in item.ordered]
+    said = clip.preprocess.words(given)
+    first = dict(zip(reversed(said), reversed(given), strict=True))  # as given: `embed_texts` applies the rules itself
     passages = {word: place for place, word in enumerate(dict.fromkeys(said))}
     starts = np.cumsum([0, *(len(item.ordered) for item in items)])[:-1]
     right = np.array([passages[said[start]] for start in starts])
-    anchors = clip.preprocess.words([item.anchor for item in items])
-    text = embed_texts(clip, [*anchors, *passages], features=features).double().numpy()
+    asked = [*(item.anchor for item in items), *(first[word] for word in passages)]
+    text = embed_texts(clip, asked, features=features).double().numpy()
     if not np.isfinite(text).all():
         raise NonFiniteError(f"the text tower of {clip.source} gives NaN or infinite embeddings")
     cosine_NP = text[: len(items)] @ text[len(items) :].T
