@@ -35,6 +35,8 @@ SPAN = 30
 API = frozenset(route for route in ROUTES if route.startswith("/v1/"))
 """Requests and latencies are those of the API: the page's own and those of Prometheus say nothing of the server."""
 
+FAILED = frozenset(str(status) for status in range(500, 600))
+
 ASKED, LATENCY = "honeclip_requests_total", "honeclip_request_duration_seconds"
 STAGE = "honeclip_stage_duration_seconds"
 SERIES = ("#1f5fc4", "#b4590c", "#17713a", "#7c4dbe")
@@ -167,7 +169,7 @@ def figures(before: Moment, now: Moment) -> dict[str, str]:
         "queue": f"{total(now, 'honeclip_queue_depth'):.0f}",
         "fill": "-" if fill is None else f"{fill:.0%}",
         "hits": f"{spared / asked:.0%}" if asked else "-",
-        "errors": f"{_errors(before, now):.1f}",
+        "errors": f"{rate(before, now, ASKED, status=FAILED):.1f}",
         "memory": f"{total(now, 'honeclip_resident_memory_bytes') / 1e9:.2f} GB",
         "answered": f"{total(now, ASKED, route=API):.0f}",
     }
@@ -233,16 +235,6 @@ def route_rows(now: Moment) -> list[dict[str, Any]]:
             row[f"p{q} ms"] = "-" if seconds is None else f"{1000 * seconds:.0f}"
         rows.append(row)
     return rows
-
-
-def _errors(before: Moment, now: Moment) -> float:
-    passed = now.at - before.at
-    found = sum(
-        value - before.values.get((ASKED, tuple(sorted(labels.items()))), 0.0)
-        for labels, value in _each(now, ASKED)
-        if labels["status"].startswith("5")
-    )
-    return found / passed if passed > 0 else 0.0
 
 
 def _each(one: Moment, name: str) -> list[tuple[dict[str, str], float]]:
