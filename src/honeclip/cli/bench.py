@@ -12,6 +12,11 @@ from honeclip.cli.options import Device, Json
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
+AnyModel = Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")]
+RealOrMade = Annotated[
+    str | None, typer.Option("--data", help="Real pictures and captions; else made ones.", metavar="D")
+]
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 """Of inference."""
 
@@ -26,7 +31,7 @@ def bench() -> None:
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    model: AnyModel = "random:ViT-B-32",
     batch: Annotated[int, typer.Option("--batch", help="Effective batch in pairs.", metavar="B")] = 32,
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", help="Pairs through a tower at once.", metavar="m")
@@ -89,7 +94,7 @@ def train(
 @app.command()
 def text(
     data: Annotated[str, typer.Option("--data", help="Real captions.", metavar="D")],
-    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
+    model: AnyModel = "random:ViT-B-32",
     captions: Annotated[int, typer.Option("--captions", help="Captions of the train split.", metavar="N")] = 256,
     micro_batch: Annotated[
         int, typer.Option("--micro-batch", help="Captions through the tower at once.", metavar="m")
@@ -145,7 +150,7 @@ def loss(
 
 @app.command()
 def attention(
-    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-L-14-336",
+    model: AnyModel = "random:ViT-L-14-336",
     size: Annotated[
         int | None, typer.Option("--size", help="Side of the images; the model's own.", metavar="PX")
     ] = None,
@@ -166,10 +171,8 @@ def attention(
 
 @app.command()
 def inference(
-    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
-    data: Annotated[
-        str | None, typer.Option("--data", help="Real pictures and captions; else made ones.", metavar="D")
-    ] = None,
+    model: AnyModel = "random:ViT-B-32",
+    data: RealOrMade = None,
     batches: Annotated[str, typer.Option("--batches", help="Batch sizes.", metavar="B,...")] = "1,2,4,8,16,32",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     rounds: Annotated[int, typer.Option("--rounds", help="Of which the median counts.", metavar="N")] = 5,
@@ -181,20 +184,16 @@ def inference(
     Example: honeclip bench inference --model random:ViT-B-32 --json
     """
     from honeclip.bench import inference as work
-    from honeclip.errors import BadInput
 
-    if precision not in PRECISIONS:
-        raise BadInput(f"--precision {precision}: it is {', '.join(PRECISIONS)}")
+    _check(precision)
     sizes = _numbers("--batches", batches)
     _print(work.run(model, data, sizes, precision=precision, device=device, rounds=rounds), as_json)
 
 
 @app.command()
 def serving(
-    model: Annotated[str, typer.Option("--model", help="Any model source.", metavar="M")] = "random:ViT-B-32",
-    data: Annotated[
-        str | None, typer.Option("--data", help="Real pictures and captions; else made ones.", metavar="D")
-    ] = None,
+    model: AnyModel = "random:ViT-B-32",
+    data: RealOrMade = None,
     clients: Annotated[str, typer.Option("--clients", help="Clients at once.", metavar="N,...")] = "1,2,4,8,16,32",
     seconds: Annotated[float, typer.Option("--seconds", help="Of load for each number of clients.", metavar="S")] = 8.0,
     rounds: Annotated[int, typer.Option("--rounds", help="Of server and model alone in turn.", metavar="N")] = 3,
@@ -217,10 +216,8 @@ def serving(
     from honeclip.bench import serving as work
     from honeclip.bench import slo as limits
     from honeclip.cli.output import say
-    from honeclip.errors import BadInput
 
-    if precision not in PRECISIONS:
-        raise BadInput(f"--precision {precision}: it is {', '.join(PRECISIONS)}")
+    _check(precision)
     if peers:
         _serving_peers(model, data, precision, slo, device, seconds, as_json)
         return
@@ -245,6 +242,13 @@ def serving(
         )
     if slo and not figures["slo"]["passed"]:
         raise typer.Exit(1)
+
+
+def _check(precision: str) -> None:
+    from honeclip.errors import BadInput
+
+    if precision not in PRECISIONS:
+        raise BadInput(f"--precision {precision}: it is {', '.join(PRECISIONS)}")
 
 
 def _numbers(option: str, text: str) -> list[int]:

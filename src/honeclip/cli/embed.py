@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from honeclip.cli.options import Device, Json, Source
+from honeclip.cli.options import Device, Json, Pictures, Source
 
 
 def embed(
     model: Source,
-    data: Annotated[
-        str,
-        typer.Option("--data", help="Manifest, or a folder with a pairs.csv; a column image is enough.", metavar="D"),
-    ],
+    data: Pictures,
     out: Annotated[Path, typer.Option("--out", help="Folder of the Parquet parts.", metavar="DIR")],
     part_rows: Annotated[int, typer.Option("--part-rows", help="Rows of the data a part.", metavar="N")] = 4096,
     device: Device = "auto",

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 Data = Annotated[str, typer.Option("--data", help="Manifest, or a folder with a pairs.csv.", metavar="D")]
+Pictures = Annotated[
+    str, typer.Option("--data", help="Manifest, or a folder with a pairs.csv; a column image is enough.", metavar="D")
+]
 TrainingData = Annotated[
     str | None, typer.Option("--data", help="Manifest, folder with a pairs.csv, or shards.", metavar="D")
 ]

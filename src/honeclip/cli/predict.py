@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from honeclip.cli.options import Device, DomainOfModel, Source
+from honeclip.cli.options import Device, DomainOfModel, Pictures, Source
 
 
 def predict(
     model: Source,
-    data: Annotated[
-        str,
-        typer.Option("--data", help="Manifest, or a folder with a pairs.csv; a column image is enough.", metavar="D"),
-    ],
+    data: Pictures,
     labels: Annotated[str, typer.Option("--labels", help="With commas between them.", metavar="A,B,C")],
     domain: DomainOfModel = None,
     mode: Annotated[
