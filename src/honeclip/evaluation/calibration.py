@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from honeclip.evaluation.intervals import Indices, Statistic
+from honeclip.evaluation.intervals import Figure, Indices, Statistic
 from honeclip.model.calibration import Floats, logistic, softmax
 
 BINS = 15
@@ -68,7 +68,7 @@ def calibration_error(probability_N: Floats, truth_N: NDArray[np.bool_]) -> Stat
     With the probability of the class that is most probable, and whether it is the right one, it is the expected calibration
     error of Guo et al. 2017, equation 3; with the probability of a finding, and whether it is there, that of a finding.
     """
-    bins = np.minimum((probability_N * BINS).astype(np.int64), BINS - 1)
+    bins = _bin_of(probability_N, BINS)
     gap = truth_N - probability_N
 
     def of(indices: Indices) -> dict[str, Floats]:
@@ -77,6 +77,68 @@ def calibration_error(probability_N: Floats, truth_N: NDArray[np.bool_]) -> Stat
         return {"ece": np.abs(summed).sum(1) / indices.shape[1]}
 
     return of
+
+
+def calibration_figure(probability_NF: Floats, truth_NF: NDArray[np.bool_], seed: int, draws: int = 1000) -> Figure:
+    """The calibration error with its 95 % interval; of several findings (columns) the mean.
+
+    The error of a sample is too large: chance alone makes bins look wrong, and a bootstrap adds as much again. So the test
+    is inverted (Carpenter 1999, "Test inversion bootstrap confidence intervals"): the gaps of the bins are made larger and
+    smaller by one factor, pictures are drawn as if those were the truth, and the ends are the true errors of which so
+    large, and so small, an error comes up 1 time in 40. It begins at 0 where a calibrated model is not ruled out. An
+    upper end below the sample's own error is raised to it.
+
+    Args:
+        probability_NF: (pictures,) or (pictures, findings).
+        truth_NF: of the same shape. Findings of one picture are drawn as if they came up independently.
+        seed: of the draws.
+        draws: at each factor.
+    """
+    bins = [_bins(*pair) for pair in zip(np.atleast_2d(probability_NF.T), np.atleast_2d(truth_NF.T), strict=True)]
+    value = float(np.mean([one.error(1.0) for one in bins]))
+
+    def drawn(factor: float) -> Floats:
+        random = np.random.default_rng(seed)  # the same numbers at every factor, so that shares rise with it
+        return np.asarray(np.mean([one.drawn(factor, random, draws) for one in bins], axis=0))
+
+    def end(share: float) -> float:
+        low, high = 0.0, 4.0
+        for _ in range(10):
+            middle = (low + high) / 2
+            found = drawn(middle)
+            above = float((found > value).mean() + (found >= value).mean()) / 2
+            low, high = (middle, high) if above < share else (low, middle)
+        return float(np.mean([one.error(low) for one in bins]))
+
+    return {"value": value, "low": min(end(0.025), value), "high": max(end(0.975), value)}
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """The bins that hold a picture: share of the pictures, mean probability, share that is true."""
+
+    share: Floats
+    said: Floats
+    true: Floats
+    pictures: int
+
+    def true_at(self, factor: float) -> Floats:
+        return np.clip(self.said + factor * (self.true - self.said), 0, 1)
+
+    def error(self, factor: float) -> float:
+        """The calibration error, were the gaps `factor` times as large."""
+        return float((self.share * np.abs(self.true_at(factor) - self.said)).sum())
+
+    def drawn(self, factor: float, random: np.random.Generator, draws: int) -> Floats:
+        """The error of `draws` samples of as many pictures."""
+        held = random.multinomial(self.pictures, self.share, size=draws)
+        gaps = random.binomial(held, self.true_at(factor)) - held * self.said
+        return np.asarray(np.abs(gaps).sum(1) / self.pictures)
+
+
+def _bins(probability_N: Floats, truth_N: NDArray[np.bool_]) -> _Bins:
+    one = curve(probability_N, truth_N, BINS)
+    return _Bins(one.pictures / len(truth_N), one.said, one.true, len(truth_N))
 
 
 @dataclass(frozen=True)
@@ -90,9 +152,14 @@ class Curve:
 
 def curve(probability_N: Floats, truth_N: NDArray[np.bool_], bins: int = 10) -> Curve:
     """A calibration curve of equally wide bins, as scikit-learn's `calibration_curve` draws it."""
-    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probability_N)
+    place = _bin_of(probability_N, bins)
     count = np.bincount(place, minlength=bins)
     some = count > 0
     said = np.bincount(place, probability_N, minlength=bins)[some] / count[some]
     true = np.bincount(place, truth_N.astype(np.float64), minlength=bins)[some] / count[some]
     return Curve(said, true, count[some])
+
+
+def _bin_of(probability_N: Floats, bins: int) -> NDArray[np.int64]:
+    """Equally wide bins, each with its upper end and without its lower one (Guo et al. 2017, section 2)."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probability_N)

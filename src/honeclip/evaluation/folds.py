@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from honeclip.data.splits import Content, assign
 from honeclip.errors import BadInput, DataError
-from honeclip.evaluation.calibration import softmax_temperature
+from honeclip.evaluation.calibration import calibration_figure, softmax_temperature
 from honeclip.evaluation.fewshot import of_one_label, probe, single, strength
 from honeclip.evaluation.intervals import Figure, differences, figures
 from honeclip.evaluation.suite import Asked, Block, Cell, Split, Suite, Table, cell, table, told
@@ -91,7 +91,7 @@ def over_folds(asked: Asked, count: int) -> Suite:
         "linear_probe": _figures(learned, asked.seed),
         "zeroshot": {
             **_figures(prompted, asked.seed),
-            "ece_scaled": figures(statistic(scaled), len(truth), asked.seed)["ece"],
+            "ece_scaled": calibration_figure(scaled.confidence, scaled.truth == scaled.predicted, asked.seed),
         },
         "difference": _chosen(differences(statistic(prompted), statistic(learned), len(truth), asked.seed)),
     }
@@ -178,7 +178,8 @@ def _prompted(image: Floats, truth: Ids, fold: Ids, classes: Classes) -> tuple[P
 
 
 def _figures(found: Predictions, seed: int) -> dict[str, Figure]:
-    return _chosen(figures(statistic(found), len(found.truth), seed))
+    error = calibration_figure(found.confidence, found.truth == found.predicted, seed)
+    return _chosen({**figures(statistic(found), len(found.truth), seed), "ece": error})
 
 
 def _chosen(found: dict[str, Figure]) -> dict[str, Figure]:

@@ -8,7 +8,7 @@ temperature fitted on validation. A finding that no picture of the split has, or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,33 +195,22 @@ def _probabilities(scored: Scored, fitted: Calibration | None, seed: int) -> dic
             name: calibration.brier(probability[:, place], scored.truth[:, place])
             for place, name in enumerate(scored.findings)
         }
-        errors = {
-            name: calibration.calibration_error(probability[:, place], scored.truth[:, place])
+        out[f"brier{ending}"] = _each(briers, len(scored.rows), seed)
+        out[f"ece_of_finding{ending}"] = {
+            name: calibration.calibration_figure(probability[:, place], scored.truth[:, place], seed)
             for place, name in enumerate(scored.findings)
         }
-        out[f"brier{ending}"] = _each(briers, len(scored.rows), seed)
-        out[f"ece_of_finding{ending}"] = _each(errors, len(scored.rows), seed)
         if scored.right is not None:
             right, before, after = scored.right
-            mean = calibration.calibration_error(after if ending else before, right)
+            out[f"ece{ending}"] = calibration.calibration_figure(after if ending else before, right, seed)
         else:
-            mean = _mean(list(errors.values()))
-        out[f"ece{ending}"] = known(mean, len(scored.rows), seed)["ece"]
+            out[f"ece{ending}"] = calibration.calibration_figure(probability, scored.truth, seed)
     return out
 
 
 def _each(statistics: Mapping[str, Statistic], pictures: int, seed: int) -> PerFinding:
     """The one figure of each finding's statistic."""
     return {name: next(iter(known(of, pictures, seed).values())) for name, of in statistics.items()}
-
-
-def _mean(statistics: Sequence[Statistic]) -> Statistic:
-    """The mean over findings, on the same resampled pictures."""
-
-    def of(indices: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        return {"ece": np.mean([one(indices)["ece"] for one in statistics], axis=0)}
-
-    return of
 
 
 def _net_benefit(scored: Scored, seed: int) -> dict[str, dict[str, dict[str, Figure]]]:

@@ -25,13 +25,13 @@ from torch import Tensor
 from honeclip.domains.domain import Domain
 from honeclip.embedding.embed import embed_texts
 from honeclip.embedding.features import Features
+from honeclip.evaluation.calibration import calibration_error, calibration_figure
 from honeclip.evaluation.intervals import Indices, Statistic, bootstrap, figure
 from honeclip.model.classify import embedded, scale_of, wording
 
 if TYPE_CHECKING:
     from honeclip.model.clip import Clip
 
-BINS = 15
 CHUNK = 8192  # images classified at once
 
 
@@ -98,8 +98,7 @@ def statistic(found: Predictions) -> Statistic:
     """The four figures for resampled images, from counts of classes; equal to scikit-learn's on all images."""
     number = len(found.classes)
     right = (found.truth == found.predicted).astype(np.float64)
-    bins = np.minimum((found.confidence * BINS).astype(np.int64), BINS - 1)
-    gap = right - found.confidence
+    error = calibration_error(found.confidence, found.truth == found.predicted)
 
     def counted(keys: NDArray[np.int64], width: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         resamples = len(keys)
@@ -114,12 +113,11 @@ def statistic(found: Predictions) -> Statistic:
         hits = counted(found.truth[indices], number, hit)
         recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
         f1 = np.divide(2 * hits, support + chosen, out=np.zeros_like(hits), where=support + chosen > 0)
-        calibration = counted(bins[indices], BINS, gap[indices])
         return {
             "accuracy": hit.mean(1),
             "balanced_accuracy": recall.sum(1) / (support > 0).sum(1),
             "macro_f1": f1.sum(1) / (support + chosen > 0).sum(1),
-            "ece": np.abs(calibration).sum(1) / indices.shape[1],
+            **error(indices),
         }
 
     return of
@@ -130,14 +128,18 @@ def zeroshot(found: Predictions, seed: int = 0) -> dict[str, Any]:
     of, truth, guess = statistic(found), found.truth, found.predicted
     draws = bootstrap(of, len(truth), seed)
     occurring = np.unique(truth)
-    values = {
+    values: dict[str, float] = {
         "accuracy": accuracy_score(truth, guess),
         "balanced_accuracy": recall_score(truth, guess, labels=occurring, average="macro", zero_division=0),
         "macro_f1": f1_score(truth, guess, average="macro", zero_division=0),
-        "ece": of(np.arange(len(truth))[None])["ece"][0],
     }
     count = len(found.classes)
-    return {**{name: figure(values[name], draws[name]) for name in values}, "classes": count, "chance": 1 / count}
+    return {
+        **{name: figure(values[name], draws[name]) for name in values},
+        "ece": calibration_figure(found.confidence, truth == guess, seed),
+        "classes": count,
+        "chance": 1 / count,
+    }
 
 
 def per_class(found: Predictions) -> list[dict[str, Any]]:
