@@ -88,7 +88,7 @@ def logits_of(clip, medical, folder, split: str) -> tuple[np.ndarray, np.ndarray
     with (folder / "pairs.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     names = sorted(SHADES)
-    words = {**{name: name for name in names}, "normal": "no abnormality"}
+    words = {**{name: name for name in names}, "normal": "normal findings"}
     text = [
         clip.encode_text([template.format(label=words[name]) for template in medical.templates]).double().mean(0)
         for name in names
