@@ -11,6 +11,7 @@
     decode_seconds        a JPEG of 640 x 480 to the model's pixels, on one thread
     tokenise_seconds      a text to tokens
     threads               of torch
+    packed                whether linear layers had sorted weights, as in a server (model/packed.py)
 
 Every figure is the median of rounds in which all batch sizes take turns, after one that does not count.
 """
@@ -32,6 +33,7 @@ from honeclip.errors import BadInput
 from honeclip.model import towers
 from honeclip.model.clip import Clip, measuring
 from honeclip.model.load import load
+from honeclip.model.packed import can_pack, packed
 from honeclip.preprocess.preprocess import normalise
 
 BATCHES, ROUNDS, ITEMS = (1, 2, 4, 8, 16, 32), 5, 32
@@ -92,7 +94,7 @@ def run(
         )
         if 1 in batches:
             figures["text_seconds"] = 1 / found.per_second[1]
-    return {**figures, "threads": torch.get_num_threads()}
+    return {**figures, "threads": torch.get_num_threads(), "packed": can_pack(clip, precision)}
 
 
 def image_bound(
@@ -143,7 +145,7 @@ def _bound(
     clip: Clip, forward: Callable[[Tensor], Tensor], inputs: Mapping[int, Tensor], precision: str, rounds: int
 ) -> Bound:
     seconds: dict[int, list[float]] = {size: [] for size in inputs}
-    with measuring(clip), clip.device.autocast(precision):
+    with measuring(clip), clip.device.autocast(precision), packed(clip, precision):
         for number in range(1 + rounds):
             for size, rows in inputs.items():
                 began = time.perf_counter()

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from honeclip.model import attention, towers
 from honeclip.model.clip import Clip, measuring
+from honeclip.model.packed import packed
 from honeclip.preprocess.preprocess import normalise
 from honeclip.serving.queue import Modality
 
@@ -32,7 +33,7 @@ def embed(clip: Clip, precision: str, modality: Modality, rows: Tensor) -> Tenso
     padded = _bucket(rows) if clip.device.backend == "mps" else rows
     # MPS has kernels for some sizes of heads only; CPU and CUDA choose well by themselves, and as in offline `embed`
     slices = attention.sliced("auto") if clip.device.backend == "mps" else nullcontext()
-    with measuring(clip), slices, clip.device.autocast(precision):
+    with measuring(clip), slices, clip.device.autocast(precision), packed(clip, precision):
         if modality == "image":
             how, tower = clip.preprocess, towers.image_tower(clip)
             out = tower(normalise(clip.device.copy(padded), how.mean, how.std, clip.dtype))
