@@ -40,6 +40,10 @@ class DataError(BadInput):
     """A manifest, image or caption that cannot be used."""
 
 
+class TooManyPixels(DataError):
+    """An image that is larger than the limit, or than its reader can decode; nothing of it was decoded."""
+
+
 class ModelError(BadInput):
     """A model source that is unknown, incomplete or out of reach."""
 

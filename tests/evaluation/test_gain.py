@@ -9,7 +9,7 @@ from honeclip.domains import domain as domains
 from honeclip.evaluation.answers import Answers, metrics
 from honeclip.evaluation.forgetting import Sides, choose
 from honeclip.evaluation.gain import Score, apart, scored
-from honeclip.evaluation.intervals import RESAMPLES, figure
+from honeclip.evaluation.intervals import RESAMPLES, drawn_of, figure
 from honeclip.evaluation.retrieval import Ranks
 
 PAIRS = 80
@@ -27,7 +27,7 @@ def score(found: Answers) -> Score:
 
 def test_the_change_is_that_of_both_on_the_same_resampled_queries():
     old, new = answers(0, 80), answers(1, 30)
-    drawn = np.random.default_rng(0).integers(0, PAIRS, (RESAMPLES, PAIRS))
+    drawn = np.random.default_rng(0).integers(0, PAIRS, (RESAMPLES, drawn_of(PAIRS)))
     values, draws = [], []
     for one in (old, new):
         hits = [ranks <= 10 for ranks in (one.ranks.image_to_text, one.ranks.text_to_image)]

@@ -99,3 +99,20 @@ def test_what_cannot_be_is_refused(session_home, model, arguments, words):
 @pytest.mark.slow
 def test_a_source_that_is_not_there_is_refused(session_home):
     assert "nearest" in refused(session_home, "random:ViT-B-3", "--port", 0)
+
+
+def test_a_second_signal_stops_at_once_and_says_what_was_cut_off(model, session_home):
+    with running(session_home, model) as (process, url, _said):
+        host, port = url.removeprefix("http://").split(":")
+        with closing(socket.create_connection((host, int(port)))) as slow:
+            head = ("POST /v1/embeddings HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 500", "Expect: 100-continue")
+            slow.sendall("\r\n".join((*head, "Content-Type: application/json", "\r\n")).encode())
+            assert slow.recv(12) == b"HTTP/1.1 100"  # from here on the request is being answered
+            process.send_signal(signal.SIGTERM)
+            while httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
+                pass  # until the first signal has been seen: it waits for the request that is half sent
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        said = process.stderr.read()
+    assert "1 requests are cut off" in said
+    assert "Traceback" not in said

@@ -6,6 +6,10 @@ section 14.3, without acceleration): resampling alone inflates a calibration err
 of, so that plain percentiles of them lie beside the figure. Shares of queries have the same interval either way. A
 bootstrap knows nothing beyond the sample: a figure that is 1.0 for every query has the interval [1.0, 1.0] however few
 there are.
+
+A resample has fewer queries than there are (`drawn_of`), so that intervals of few queries are as wide as those of Student's t;
+full resamples give intervals that are too narrow by the share by which a sample's variance is too small, and by what a normal
+distribution lacks against his (Hesterberg 2015, "What teachers should know about the bootstrap", section 4.6).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 RESAMPLES = 2000
 BLOCK = 2_000_000  # indices drawn at once: 16 MB
@@ -24,12 +29,21 @@ Statistic = Callable[[Indices], Mapping[str, NDArray[np.float64]]]
 Figure = dict[str, float]
 
 
+def drawn_of(queries: int) -> int:
+    """Queries in a resample: 97 of 100, 397 of 400, 7 of 10; at least half of them, and 2."""
+    if queries <= 2:
+        return queries
+    wider = float(student.ppf(0.975, queries - 1)) / NormalDist().inv_cdf(0.975)
+    return max(2, -(-queries // 2), round((queries - 1) / wider**2))
+
+
 def resampled(queries: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Indices]:
-    """Blocks (r, queries) of indices drawn with replacement, `resamples` rows in all; equal arguments, equal rows."""
+    """Blocks (r, `drawn_of(queries)`) of indices drawn with replacement, `resamples` rows in all; a seed decides."""
     random = np.random.default_rng(seed)
-    block = max(1, BLOCK // max(1, queries))
+    width = drawn_of(queries)
+    block = max(1, BLOCK // max(1, width))
     for start in range(0, resamples, block):
-        yield random.integers(0, queries, size=(min(block, resamples - start), queries))
+        yield random.integers(0, queries, size=(min(block, resamples - start), width))
 
 
 def bootstrap(
@@ -38,7 +52,7 @@ def bootstrap(
     """Every figure of `statistic` for every resample.
 
     Args:
-        statistic: takes indices (r, queries) and gives, for each name, one value a row (r,).
+        statistic: takes indices (r, any number) and gives, for each name, one value a row (r,).
         queries: how many there are; at least 1.
         seed: the same seed draws the same queries, for every model.
         resamples: how many.

@@ -38,7 +38,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from honeclip.errors import DataError
+from honeclip.errors import DataError, TooManyPixels
 from honeclip.preprocess.windows import Asked
 
 RULES = 1
@@ -238,7 +238,7 @@ def _faults() -> Iterator[None]:
     except (DataError, MemoryError):  # too little memory is not the file's fault
         raise
     except Image.DecompressionBombError as error:  # some readers ask Pillow's limit before they make a canvas
-        raise DataError(f"too large for Pillow, make the image smaller: {error}") from None
+        raise TooManyPixels(f"too large for Pillow, make the image smaller: {error}") from None
     except Exception as error:  # struct.error, KeyError, ...: what a reader raises follows from what the damage hits
         reason = str(error)
         known = reason and not re.fullmatch(r"-?\d+", reason)  # libtiff gives a bare number
@@ -258,10 +258,10 @@ def _unknown(head: bytes) -> str:
 
 
 def within(size: tuple[int, int], limits: Limits) -> None:
-    """Raises DataError where `size` (width, height) has more pixels than the limit."""
+    """Raises TooManyPixels where `size` (width, height) has more pixels than the limit."""
     pixels = size[0] * size[1]
     if pixels > limits.pixels:
-        raise DataError(
+        raise TooManyPixels(
             f"{size[0]}x{size[1]} pixels are {pixels / 1e6:.1f} megapixels, and the limit is {limits.pixels / 1e6:g}: "
             "make the image smaller, or cut it into tiles; the model sees a few hundred pixels a side"
         )

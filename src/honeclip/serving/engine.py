@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import honeclip
 from honeclip.device import resident
-from honeclip.errors import DataError, HoneclipError
+from honeclip.errors import HoneclipError, TooManyPixels
 from honeclip.preprocess.images import Limits
 from honeclip.serving import cache as caches
 from honeclip.serving import forward, refusals
@@ -44,9 +44,6 @@ LAST_S = 15.0
 
 SLOWEST = 10
 """A batch is not stuck before it took this many times as long as the slowest of the warm-up."""
-
-TOO_LARGE = ("megapixels", "too large for Pillow")
-"""By which a reason of `preprocess.images` says that a picture has too many pixels."""
 
 HOPEFUL = 0.5
 """Share of the deadline that what was admitted may take. What is expected is a mean: with 0.8 one in seven of those admitted
@@ -321,13 +318,13 @@ class Engine:
 
         try:
             rows, length = await loop.run_in_executor(self._pools[modality], work)
-        except DataError as error:
-            message = refusals.public(str(error))
-            large = any(words in message for words in TOO_LARGE)
-            return refusals.too_large(message, "pixels") if large else refusals.bad_item(message)
+        except TooManyPixels as error:
+            return refusals.too_large(refusals.public(str(error)), "pixels")
         except MemoryError:
             return refusals.no_memory()
-        except HoneclipError as error:  # no tokenizer, a replacement of the field that takes too long
+        except (
+            HoneclipError
+        ) as error:  # a damaged picture, no tokenizer, a replacement of the field that takes too long
             return refusals.bad_item(refusals.public(str(error)))
         except Exception:
             log.exception("an %s could not be made ready", modality)

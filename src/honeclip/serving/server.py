@@ -7,6 +7,7 @@ ends.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import time
@@ -20,6 +21,8 @@ from honeclip.errors import BadInput
 from honeclip.serving.engine import Engine
 from honeclip.serving.guard import Guard
 from honeclip.serving.settings import EXIT_STUCK, Settings
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 
@@ -63,6 +66,9 @@ class Server(uvicorn.Server):
         """The first signal drains, a second one stops at once."""
         if self.stopped_by:
             self.clean = False
+            log.warning("stopped at once: %d requests are cut off", self._guard.active)
+            # uvicorn prints a traceback for each of them
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             self.should_exit = self.force_exit = True
             return
         self.stopped_by = sig
@@ -99,13 +105,20 @@ def make(guard: Guard, engine: Engine, settings: Settings) -> Server:
     return Server(config, engine, guard, settings)
 
 
-def run(server: Server, engine: Engine, listening: socket.socket) -> int:
-    """Serves until a signal; gives the exit code: 0 drained, 130 after SIGINT, `EXIT_STUCK` where the device is stuck."""
+def listen(listening: socket.socket) -> None:
+    """From now on connections are taken, and wait until `run`.
 
+    Raises:
+        BadInput: another process listened there meanwhile.
+    """
     try:
         listening.listen(BACKLOG)
-    except OSError as error:  # another one listened while the model was loaded
+    except OSError as error:
         raise BadInput(f"the port is taken by now: {error.strerror}; choose another with --port") from None
+
+
+def run(server: Server, engine: Engine, listening: socket.socket) -> int:
+    """Serves until a signal; gives the exit code: 0 drained, 130 after SIGINT, `EXIT_STUCK` where the device is stuck."""
 
     async def both() -> bool:
         await engine.cache.connect()

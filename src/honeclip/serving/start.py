@@ -90,6 +90,7 @@ def _served(options: Options, settings: Settings, keys: Keys, fetch: Fetch, list
     page.mount(app, metrics.registry, engine.facts)
     guard = apps.guarded(app, service, keys)
     server = servers.make(guard, engine, settings)
+    servers.listen(listening)  # before anybody is told that it is there
     address = _address(listening)
     largest = {name: one["largest_batch"] for name, one in engine.facts()["queue"].items()}
     _say(f"model       {found.name}, {found.precision.name} on {found.clip.device.name}")
