@@ -194,14 +194,15 @@ def measuring(clip: Clip) -> Iterator[None]:
 
     `model.train()` at the end would wake BatchNorms that training keeps frozen.
     """
-    modes = [(module, module.training) for module in clip.model.modules()]
+    training = [module for module in clip.model.modules() if module.training]
     with clip.device.lock, torch.no_grad():
-        clip.model.eval()
+        if training:  # a server asks for every batch, and its model never trains
+            clip.model.eval()
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
 
 
 def copied(clip: Clip) -> Clip:

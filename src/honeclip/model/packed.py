@@ -87,12 +87,15 @@ def packed(clip: Clip, precision: str) -> Iterator[None]:
 
 
 def _sorted(model: nn.Module) -> dict[int, _Sorted]:
-    known = _known.setdefault(model, {})
-    for weight in _weights(model):
-        found = known.get(id(weight))
-        if found is None or found.weight is not weight or found.version != _version(weight):
-            own = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-            known[id(weight)] = _Sorted(weight, _version(weight), own)
+    known = _known.get(model)
+    if known is None or any(found.version != _version(found.weight) for found in known.values()):
+        known = {
+            id(weight): _Sorted(
+                weight, _version(weight), torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+            )
+            for weight in _weights(model)
+        }
+        _known[model] = known
     return known
 
 

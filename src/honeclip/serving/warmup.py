@@ -31,8 +31,8 @@ SIZES = (1, 4, 8, 16, 32, 64)
 WORTH = 1.03
 """A larger batch is taken where it is this much faster: it makes those wait that come next."""
 
-THREADS_ROWS = 4
-"""Images by which the number of threads is chosen."""
+FEW, MANY = 1, 4
+"""Rows by which the number of threads is chosen, of a batch of one and of larger ones."""
 
 THREADS_SHARE = 0.25
 """Of the time for measuring: no number of threads is tried that would take longer, for the fewer the slower."""
@@ -71,11 +71,18 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one modality: rows of a batch, seconds a row at that size, seconds of the slowest call."""
+    """Of one modality: rows of a batch, seconds a row at that size, seconds of the slowest call, threads of a CPU for a batch
+    of one row and for a larger one (0: leave them).
+    """
 
     largest: int
     seconds_a_row: float
     slowest_s: float
+    threads: tuple[int, int] = (0, 0)
+
+    def threads_for(self, rows: int) -> int:
+        """Threads for a batch of `rows`."""
+        return self.threads[rows > FEW]
 
 
 def loaded(source: str, device: str = "auto", wanted: str = "auto", say: Said | None = None) -> Loaded:
@@ -126,8 +133,8 @@ def public_name(source: str) -> str:
 
 
 def measured(found: Loaded, forward: Forward, within_s: float) -> dict[Modality, Measured]:
-    """The batch size of the best throughput, by modality, from a few calls of each size; on a CPU after the number of
-    threads, which is set for the thread that calls this.
+    """The batch size of the best throughput, by modality, from a few calls of each size; on a CPU after the numbers of
+    threads, which a caller sets before each batch.
 
     Args:
         found: the model.
@@ -135,11 +142,16 @@ def measured(found: Loaded, forward: Forward, within_s: float) -> dict[Modality,
         within_s: seconds for all of it; the sizes that were tried until then decide.
     """
     started = time.perf_counter()
-    if found.clip.device.backend == "cpu":
-        torch.set_num_threads(_threads(found, forward, started + within_s * THREADS_SHARE))
     out: dict[Modality, Measured] = {}
-    for share, modality in enumerate(MODALITIES, start=1):
-        out[modality] = _measured(found, forward, modality, started + within_s * share / len(MODALITIES))
+    most = torch.get_num_threads()
+    for share, modality in enumerate(MODALITIES):
+        begun, until = (started + within_s * (share + some) / len(MODALITIES) for some in (THREADS_SHARE, 1.0))
+        threads = (0, 0)
+        if found.clip.device.backend == "cpu":
+            torch.set_num_threads(most)
+            one, several = (_threads(found, forward, modality, rows, begun) for rows in (FEW, MANY))
+            threads = one, several
+        out[modality] = _measured(found, forward, modality, until, threads)
     found.seconds["warm-up"] = time.perf_counter() - started
     return out
 
@@ -157,13 +169,13 @@ def sample(clip: Clip, modality: Modality, rows: int) -> Tensor | None:
     return towers.probes(clip.model, clip.preprocess.context_length, rows, (length,))
 
 
-def _threads(found: Loaded, forward: Forward, until: float) -> int:
+def _threads(found: Loaded, forward: Forward, modality: Modality, count_rows: int, until: float) -> int:
     """The fewest threads of a CPU with which a batch is as fast as with any number.
 
     Every operation ends with all threads waiting for the last one. With a small model, or on a machine whose cores have
     other work, that takes longer than the operation; and what the model leaves alone decodes pictures.
     """
-    most, rows = torch.get_num_threads(), sample(found.clip, "image", THREADS_ROWS)
+    most, rows = torch.get_num_threads(), sample(found.clip, modality, count_rows)
     if most == 1 or rows is None:
         return most
     seconds: dict[int, float] = {}
@@ -174,14 +186,15 @@ def _threads(found: Loaded, forward: Forward, until: float) -> int:
         times = []
         for _ in range(3):
             began = time.perf_counter()
-            forward(found.clip, found.precision.name, "image", rows)
+            forward(found.clip, found.precision.name, modality, rows)
             times.append(time.perf_counter() - began)
         seconds[count] = min(times[1:])  # the first one makes threads and plans
+    torch.set_num_threads(most)
     return min(count for count, took in seconds.items() if took <= WORTH * min(seconds.values()))
 
 
-def _measured(found: Loaded, forward: Forward, modality: Modality, until: float) -> Measured:
-    best = Measured(1, 0.05, 0.0)
+def _measured(found: Loaded, forward: Forward, modality: Modality, until: float, threads: tuple[int, int]) -> Measured:
+    best = Measured(1, 0.05, 0.0, threads)
     slowest = 0.0
     for size in SIZES:
         rows = sample(found.clip, modality, size)
@@ -189,6 +202,7 @@ def _measured(found: Loaded, forward: Forward, modality: Modality, until: float)
             break
         try:
             times = []
+            set_threads(best.threads_for(size))
             for _ in range(3):
                 began = time.perf_counter()
                 forward(found.clip, found.precision.name, modality, rows)
@@ -200,10 +214,16 @@ def _measured(found: Loaded, forward: Forward, modality: Modality, until: float)
         slowest = max(slowest, *times)
         a_row = min(times[1:]) / size
         if size == 1 or a_row * WORTH < best.seconds_a_row:
-            best = Measured(size, a_row, slowest)
+            best = Measured(size, a_row, slowest, threads)
         if time.perf_counter() + 6 * max(times) > until:  # the next size takes about twice as long, three times
             break
-    return Measured(best.largest, best.seconds_a_row, slowest)
+    return Measured(best.largest, best.seconds_a_row, slowest, threads)
+
+
+def set_threads(count: int) -> None:
+    """So many threads compute what this thread calls from now on; 0 leaves them as they are."""
+    if count and count != torch.get_num_threads():
+        torch.set_num_threads(count)
 
 
 def _precision(clip: Clip, wanted: str) -> tuple[Precision, dict[str, float | bool | None]]:

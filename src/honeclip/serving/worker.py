@@ -70,7 +70,7 @@ class Worker:
         stuck: set by the watchdog; taken back when the batch ends after all.
         seconds_a_row: by modality, smoothed.
         memory: the device's readings in bytes, taken between batches.
-        threads: of a CPU that compute a batch, as measured.
+        threads: of a CPU that compute a batch of one and a larger one, by modality, as measured; 0 elsewhere.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Worker:
         self.seconds_a_row: dict[Modality, float] = dict.fromkeys(MODALITIES, 0.05)
         self.memory: dict[str, int] = {}
         self.slowest_s = 0.0
-        self.threads = 0
+        self.threads: dict[Modality, list[int]] = {}
         self._load, self._queue, self._settings, self._metrics = load, queue, settings, metrics
         self._forward, self._deliver = forward, deliver
         self._thread = threading.Thread(target=self._run, name="honeclip-device", daemon=True)
@@ -126,7 +126,8 @@ class Worker:
                 self._queue.largest[modality] = found.largest
                 self.seconds_a_row[modality] = found.seconds_a_row
                 self.slowest_s = max(self.slowest_s, found.slowest_s)
-            self._loaded, self.threads = loaded, torch.get_num_threads()
+            self._loaded, self._measured = loaded, measured
+            self.threads = {name: list(found.threads) for name, found in measured.items()}
             self._read_memory()
             self.progress = time.monotonic()
             self.ready.set_result(loaded)
@@ -200,6 +201,7 @@ class Worker:
         return [*self._results(items[:middle]), *self._results(items[middle:])]
 
     def _called(self, modality: Modality, rows: Tensor) -> Tensor:
+        warmup.set_threads(self._measured[modality].threads_for(len(rows)))
         return self._forward(self._loaded.clip, self._loaded.precision.name, modality, rows)
 
     def _parted(self, items: Sequence[Item], out_BD: Tensor) -> Results:
