@@ -1,13 +1,13 @@
 """`bench inference`: what a model can do at most on this machine: the yardstick of `bench serving`.
 
     images_per_second     the best of `images`: pixels to unit embeddings, nothing decoded
-    texts_per_second      the best of `texts`: tokens to unit embeddings, each batch as wide as its longest text
+    texts_per_second      the best of `texts`: tokens to unit embeddings, texts of about one length in a batch
     image_batch           the batch size at which that was
     text_batch
     images                batch size -> images per second
     texts                 batch size -> texts per second
     image_seconds         one image alone
-    text_seconds          one text alone
+    text_seconds          one text alone, the median over texts
     decode_seconds        a JPEG of 640 x 480 to the model's pixels, on one thread
     tokenise_seconds      a text to tokens
     threads               of torch
@@ -93,7 +93,7 @@ def run(
             texts
         )
         if 1 in batches:
-            figures["text_seconds"] = 1 / found.per_second[1]
+            figures["text_seconds"] = text_alone(clip, texts, precision=precision, rounds=rounds)
     return {**figures, "threads": torch.get_num_threads(), "packed": can_pack(clip, precision)}
 
 
@@ -107,27 +107,44 @@ def image_bound(
     def forward(rows: Tensor) -> Tensor:
         return tower(normalise(clip.device.copy(rows), how.mean, how.std, clip.dtype))
 
-    return _bound(
-        clip,
-        forward,
-        {size: pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size] for size in batches},
-        precision,
-        rounds,
-    )
+    inputs = {size: [pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size]] for size in batches}
+    return _bound(clip, forward, inputs, precision, rounds)
 
 
 def text_bound(
     clip: Clip, texts: Sequence[str], batches: Sequence[int], *, precision: str = "fp32", rounds: int = ROUNDS
 ) -> Bound:
-    """Texts per second through the text tower, from tokens to unit embeddings on the CPU."""
+    """Texts per second through the text tower, from tokens to unit embeddings on the CPU: all texts, those of about one
+    length together, as a server could at best.
+    """
     tower = towers.text_tower(clip)
 
     def forward(rows: Tensor) -> Tensor:
         return tower(clip.device.copy(rows))
 
+    rows = _by_length(clip, texts)
+    inputs = {}
+    for size in batches:
+        enough = rows.repeat_interleave(-(-size // len(rows)), 0) if size > len(rows) else rows
+        inputs[size] = [towers.trim(tower, one) for one in torch.split(enough, size)]
+    return _bound(clip, forward, inputs, precision, rounds)
+
+
+def text_alone(clip: Clip, texts: Sequence[str], *, precision: str = "fp32", rounds: int = ROUNDS) -> float:
+    """Seconds of one text through the text tower: the median over texts, which are of different lengths."""
+    tower = towers.text_tower(clip)
+    rows = [towers.trim(tower, one) for one in torch.split(_by_length(clip, texts), 1)]
+    with measuring(clip), clip.device.autocast(precision), packed(clip, precision):
+        return median(
+            timed(lambda one=one: normalize(tower(clip.device.copy(one)).float(), dim=-1).cpu(), rounds)  # type: ignore[misc]
+            for one in rows
+        )
+
+
+def _by_length(clip: Clip, texts: Sequence[str]) -> Tensor:
     tokens_NL = clip.preprocess.texts(texts)
-    rows = {size: tokens_NL.repeat(-(-size // len(texts)), 1)[:size] for size in batches}
-    return _bound(clip, forward, {size: towers.trim(tower, one) for size, one in rows.items()}, precision, rounds)
+    lengths = towers.text_tower(clip).lengths
+    return tokens_NL if lengths is None else tokens_NL[lengths(tokens_NL).argsort()]
 
 
 def timed(work: Callable[[], object], rounds: int) -> float:
@@ -142,14 +159,15 @@ def timed(work: Callable[[], object], rounds: int) -> float:
 
 
 def _bound(
-    clip: Clip, forward: Callable[[Tensor], Tensor], inputs: Mapping[int, Tensor], precision: str, rounds: int
+    clip: Clip, forward: Callable[[Tensor], Tensor], inputs: Mapping[int, Sequence[Tensor]], precision: str, rounds: int
 ) -> Bound:
     seconds: dict[int, list[float]] = {size: [] for size in inputs}
     with measuring(clip), clip.device.autocast(precision), packed(clip, precision):
         for number in range(1 + rounds):
-            for size, rows in inputs.items():
+            for size, parts in inputs.items():
                 began = time.perf_counter()
-                normalize(forward(rows).float(), dim=-1).cpu()  # on an accelerator the copy waits until it is done
+                for rows in parts:
+                    normalize(forward(rows).float(), dim=-1).cpu()  # on an accelerator the copy waits until it is done
                 if number:
                     seconds[size].append(time.perf_counter() - began)
-    return Bound({size: size / median(some) for size, some in seconds.items()})
+    return Bound({size: sum(map(len, inputs[size])) / median(some) for size, some in seconds.items()})

@@ -96,16 +96,15 @@ def _sides(clip: Clip, files: Sequence[bytes], texts: Sequence[str], precision: 
         return inference.image_bound(clip, files, sizes, precision=precision, rounds=rounds)
 
     def captions(sizes: Sequence[int], rounds: int) -> Bound:
-        numbered = [f"{text} {place}" for place, text in enumerate(texts)]  # as the bodies have them
         return inference.text_bound(clip, numbered, sizes, precision=precision, rounds=rounds)
 
+    numbered = [f"{text} {place}" for place, text in enumerate(texts)]  # as the bodies have them
     decode = inference.timed(lambda: [clip.preprocess.image(file) for file in files], 3) / len(files)
     yield _Side("images", "image", clients.image_bodies(files), images, decode + 1 / images((1,), 5).per_second[1])
     if clip.preprocess.tokenizer is not None:
         tokenise = inference.timed(lambda: [clip.preprocess.texts([text]) for text in texts], 3) / len(texts)
-        yield _Side(
-            "texts", "text", clients.text_bodies(texts), captions, tokenise + 1 / captions((1,), 5).per_second[1]
-        )
+        alone = tokenise + inference.text_alone(clip, numbered, precision=precision)
+        yield _Side("texts", "text", clients.text_bodies(texts), captions, alone)
 
 
 def _measured(
