@@ -43,8 +43,12 @@ def serve(
     import sys
 
     # OpenMP's threads wait for their next piece of work in a loop, 10 ms and more, and so keep the cores from those that
-    # decode pictures and answer. Read when torch is imported, by GNU's and by LLVM's library.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # decode pictures and answer. To wake them for every product costs more than the product. So they wait as long as two
+    # operations of a model lie apart, and sleep between two batches. Read when torch is imported, by GNU's library (turns
+    # of the loop) and by LLVM's (milliseconds).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+        os.environ.setdefault("KMP_BLOCKTIME", "1")
 
     from honeclip.serving.settings import EXIT_STUCK
     from honeclip.serving.start import Options, serve
