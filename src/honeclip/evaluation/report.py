@@ -43,6 +43,7 @@ class Report:
             restored from JSON.
         folds: figures over folds, in the same shape; None where nobody asked, and in a report restored from JSON.
         cases: blocks of the pictures that were asked for by name.
+        health: where the embeddings lie, see `evaluation.health`; None where nobody asked, and in a report restored from JSON.
     """
 
     metrics: Metrics
@@ -56,6 +57,7 @@ class Report:
     suite: Suite | None = None
     folds: Suite | None = None
     cases: tuple[Block, ...] = ()
+    health: Mapping[str, Any] | None = None
 
     def save(self, folder: str | Path, *, pictures: bool = True) -> Path:
         """Write index.html and report.json into `folder`; gives the path of index.html. False leaves out example pictures."""
