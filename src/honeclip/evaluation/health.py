@@ -26,10 +26,10 @@ MOST_PAIRS = 10_000
 WIDTH = 0.05
 """Of a bin of cosines."""
 
-HARDEST, SHOWN, TOP = 4, 3, 3
+HARDEST, SHOWN, TOP = 3, 3, 2
 """Pairs, pictures, and captions of a picture that an event names: a run writes a kilobyte a step, not more."""
 
-LETTERS = 100
+LETTERS = 72
 """Of a caption, and then an ellipsis."""
 
 Array = NDArray[np.float64]

@@ -19,6 +19,7 @@ from honeclip.evaluation.forgetting import Forgetting
 from honeclip.evaluation.robustness import Sizes
 from honeclip.evaluation.suite import Block, Suite
 from honeclip.evaluation.zeroshot import per_class
+from honeclip.monitoring.finding import Finding
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail
 from honeclip.pictures.html import render, trusted
@@ -109,6 +110,7 @@ def write(
     pictures: bool = True,
     forgetting: Forgetting | None = None,
     differences: Mapping[str, Any] | None = None,
+    sick: Sequence[Finding] = (),
 ) -> Path:
     """Write `folder`/index.html (one self-contained file) and `folder`/report.json.
 
@@ -125,6 +127,7 @@ def write(
         pictures: False leaves the example pictures out.
         forgetting: what was won here and lost on another set.
         differences: further sections of the paired difference.
+        sick: what looks sick in the run.
 
     Returns:
         The path of index.html.
@@ -137,6 +140,7 @@ def write(
         difference = {**difference, **differences}
     found: dict[str, Any] = {"before": old, "after": after.metrics, "difference": difference}
     found["selection"] = forgetting.to_json() if forgetting else None
+    found["sick"] = [one.to_json() for one in sick] or None
     stored = {**{name: value for name, value in found.items() if value is not None}, "environment": environment}
     data = str(after.metrics["data"])
     sections = [
@@ -151,6 +155,7 @@ def write(
         split=after.metrics["split"],
         **wording.table(old, after.metrics, difference, after.answers),
         charts=_charts(before, after, events),
+        sick=sick,
         notes=[*notes, *(wording.UNPAIRED if before and difference is None else ())],
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),

@@ -11,10 +11,25 @@ from typing import Any
 
 import torch
 
+from honeclip.data.findings import SAME_GROUP, SAME_PIXELS
+from honeclip.data.pairs import Pairs
+from honeclip.data.splits import SPLITS
 from honeclip.training.loop import Learner, Step
 from honeclip.training.validation import Score
 
 DIGITS = 6
+
+
+def of_data(everything: Pairs) -> dict[str, Any]:
+    """The fields of the `data` event with which a run begins: rows by split, and those that stand in two splits, by what they
+    share with a row of another one."""
+    leaks = [one.reason for one in everything.problems if one.kind == "split_leak"]
+    shared = {"pixels": SAME_PIXELS, "group": SAME_GROUP}
+    return {
+        "rows": len(everything),
+        "splits": {name: everything.splits.count(name) for name in SPLITS},
+        "leaks": {name: sum(what in reason for reason in leaks) for name, what in shared.items()},
+    }
 
 
 def of_step(learner: Learner, step: Step, seconds: float, held_bytes: int) -> dict[str, Any]:
@@ -32,22 +47,23 @@ def of_step(learner: Learner, step: Step, seconds: float, held_bytes: int) -> di
         fields["lrs"] = rounded(step.lrs)
     fields |= rounded(logits(learner))
     fields |= {
+        "pairs": step.pairs,
         "samples_per_second": rounded(step.pairs / seconds),
         "micro_batch": result.micro_batch,
         "kept": result.kept,
         "retries": result.retries,
         "memory_bytes": held_bytes,
         "memory": step.memory,
-        "grad_norm": step.grad_norm,
-        "grad_norms": rounded(step.grad_norms),
+        "grad_norm": rounded(step.grad_norm),
+        "grad_norms": rounded(step.grad_norms, 4),
         "skipped": step.skipped,
         "parts": rounded(result.parts),
-        "seconds": rounded(step.seconds),
+        "seconds": rounded(step.seconds, 4),
         "busy": rounded(step.busy, 3),
     }
     if learner.flops and learner.bound:
         speed = learner.flops * step.pairs / seconds
-        fields |= {"flops_per_second": rounded(speed), "matmul_share": rounded(speed / learner.bound, 3)}
+        fields |= {"flops_per_second": int(rounded(speed, 4)), "matmul_share": rounded(speed / learner.bound, 3)}
     return fields
 
 
