@@ -52,7 +52,7 @@ def _apart(similarity: Any) -> float | None:
         ]
     except (TypeError, KeyError, ValueError, ZeroDivisionError):
         return None
-    return means[0] - means[1]
+    return float(means[0] - means[1])
 
 
 LIMITS = (1.0, 100.0)
@@ -223,8 +223,10 @@ def _error(look: Event) -> float:
     """One standard error of a score, taken as a share of the val pairs; a tenth where their number is not told."""
     metrics = look.get("metrics")
     pairs = metrics.get("pairs") if isinstance(metrics, Mapping) else None
+    if pairs is None or not is_number(pairs) or pairs <= 0:
+        return 0.1
     share = min(max(float(look["score"]), 0.0), 1.0)
-    return math.sqrt(max(share * (1 - share), 0.01) / pairs) if is_number(pairs) and pairs > 0 else 0.1
+    return math.sqrt(max(share * (1 - share), 0.01) / pairs)
 
 
 def forgetting(told: Told) -> Finding | None:
