@@ -153,8 +153,8 @@ def _same(pairs: Any, other: Any) -> bool:
     return not (is_number(pairs) and is_number(other)) or 0.8 < pairs / other < 1.25
 
 
-LOST_LEAST = 0.03
-"""Score that must be lost at least."""
+LOST_LEAST, FALLEN = 0.03, 0.9
+"""Score that must be lost at least, and the share to which the training loss must have fallen since: else it only jitters."""
 
 
 def overfitting(told: Told) -> Finding | None:
@@ -173,7 +173,7 @@ def overfitting(told: Told) -> Finding | None:
         _loss_around(told.steps, best["step"]),
         _loss_around(told.steps, told.steps[-1]["step"] if told.steps else 0),
     )
-    if then is None or end is None or end >= then:
+    if then is None or end is None or end > FALLEN * then:
         return None
     return Finding(
         "overfitting",
