@@ -37,7 +37,7 @@ def rules(told: list[dict]) -> list[str]:
 
 def test_there_is_a_sick_run_for_each_rule_and_there_are_five_healthy_ones():
     assert set(RULE_OF) == {rule.__name__ for rule in RULES}
-    assert len(HEALTHY) == 5
+    assert len(HEALTHY) >= 5
 
 
 @pytest.mark.parametrize("name", RULE_OF)

@@ -20,26 +20,36 @@ APART = 0.05
 
 
 def collapse(told: Told) -> Finding | None:
-    """A tower puts everything in nearly one place, and right pairs are no nearer than others."""
-    health = told.looks[-1].get("health") if told.looks else None
-    if not isinstance(health, Mapping):
+    """A tower puts everything in nearly one place, and right pairs are no nearer than others, at two looks in a row.
+
+    The look before the first step does not count: random weights begin in a narrow cone.
+    """
+    last = [_in_one_place(one) for one in told.looks[-2:] if one["step"] > 0]
+    if len(last) < 2 or not all(last):
         return None
+    return Finding(
+        "collapse",
+        f"nearly all {last[-1]} lie in one place, and right pairs are no nearer to each other than the rest: the model tells "
+        "nothing apart",
+        "a tenth of train.lr, train.warmup=10% and train.grad_clip=1; start anew, for a collapsed model does not come back",
+        told.looks[-1]["step"],
+    )
+
+
+def _in_one_place(look: Event) -> str:
+    """The towers whose embeddings are in one place at a look, in words; "" where none are."""
+    health = look.get("health")
+    if not isinstance(health, Mapping):
+        return ""
     close = {
         name: health[f"uniformity_{name}"]
         for name in ("image", "text")
         if is_number(health.get(f"uniformity_{name}")) and health[f"uniformity_{name}"] > ONE_PLACE
     }
     apart = _apart(health.get("similarity"))
-    if not close or apart is None or apart >= APART:
-        return None
-    towers = " and ".join(f"{name} embeddings (uniformity {value:.2f})" for name, value in close.items())
-    return Finding(
-        "collapse",
-        f"nearly all {towers} lie in one place, and right pairs are no nearer to each other ({apart:+.3f}) than the rest: "
-        "the model tells nothing apart",
-        "a tenth of train.lr, train.warmup=10% and train.grad_clip=1; start anew, for a collapsed model does not come back",
-        told.looks[-1]["step"],
-    )
+    if apart is None or apart >= APART:
+        return ""
+    return " and ".join(f"{name} embeddings (uniformity {abs(value):.2f} below 0)" for name, value in close.items())
 
 
 def _apart(similarity: Any) -> float | None:
