@@ -90,9 +90,10 @@ def scale_pinned(told: Told) -> Finding | None:
         return None
     since = scales[-pinned][0]
     if limit == high:
-        says = f"the logit scale is at its upper limit of {high:g} since step {since}: the loss sharpens what is known already"
+        says = f"the logit scale is at its upper limit of {high:g} since step {since}: it would go on without it"
         advice = (
-            "loss.temperature=fixed with loss.logit_scale=50, or fewer steps (train.length): train pairs are told apart"
+            "loss.temperature=fixed with loss.logit_scale=50, a shorter train.length, or a larger "
+            "loss.effective_negatives where the temperature is auto"
         )
     else:
         says = f"the logit scale is at its lower limit of {low:g} since step {since}: the loss has given up telling pairs apart"

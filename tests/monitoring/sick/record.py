@@ -78,9 +78,9 @@ CASES = {
         events=150,
     ),
     "scale_pinned": Case(
-        data="neu_det",
+        data="openstax_astronomy",
         model="starter",
-        sets=(*HEADS, "train.length=100", "train.lr=5e-3", "train.weight_decay=0", "loss.logit_scale=90"),
+        sets=(*HEADS, "train.length=90", "evaluate.every=0", "loss.temperature=auto", "loss.effective_negatives=0"),
     ),
     "overfitting": Case(MICROBIOLOGY, "starter", sets=("train.length=0.75 min", "resolution.stages=auto"), every=5),
     "plateau": Case(MICROBIOLOGY, "starter", sets=("train.length=2 min", "resolution.stages=auto"), every=25),
