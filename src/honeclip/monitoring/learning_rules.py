@@ -164,19 +164,22 @@ def _same(pairs: Any, other: Any) -> bool:
     return not (is_number(pairs) and is_number(other)) or 0.8 < pairs / other < 1.25
 
 
+LOOKS_SINCE, MEAN_OF = 5, 3
+"""Evaluations after the best one, and the last of them whose mean is the score now: scores swing, and a best one is a swing."""
+
 LOST_LEAST, FALLEN = 0.03, 0.9
 """Score that must be lost at least, and the share to which the training loss must have fallen since: else it only jitters."""
 
 
 def overfitting(told: Told) -> Finding | None:
     """The score on val falls by more than it can be trusted while the training loss falls further."""
-    if len(told.looks) < 4:
+    if not told.looks:
         return None
     best = max(told.looks, key=lambda one: one["score"])
     since = [one for one in told.looks if one["step"] > best["step"]]
-    if len(since) < 3:
+    if len(since) < LOOKS_SINCE:
         return None
-    now = fmean(one["score"] for one in since[-2:])
+    now = fmean(one["score"] for one in since[-MEAN_OF:])
     lost = best["score"] - now
     if lost <= max(LOST_LEAST, _error(best)):
         return None
