@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named, save
-from honeclip.device.memory import PeakMeter
+from honeclip.device.memory import PeakMeter, budget
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import Interrupted, NonFiniteError, RunError
 from honeclip.evaluation.answers import Metrics
@@ -79,6 +79,7 @@ class Session:
 
     def train(self, learner: Learner, position: Position, state: RunState | None) -> Position:
         """Every step that is left, stage by stage."""
+        self._says_what_is_ahead(position)
         begun = sizes_begun(state)
         table = self.schedule(begun, position.step)
         while position.step < position.total_steps:
@@ -114,6 +115,20 @@ class Session:
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
+
+    def _says_what_is_ahead(self, position: Position) -> None:
+        """Writes down what whoever watches cannot know from the steps: how many there will be, and what memory there is."""
+        found = self.prepared
+        self.log.append(
+            "begin",
+            step=position.step,
+            steps=position.total_steps,
+            batch=round(found.mean_batch),
+            device=found.device.name,
+            precision=found.precision.name,
+            budget_bytes=budget(found.device, found.config.memory.budget_gb).bytes,
+            imports_bytes=found.imports_bytes if found.device.backend == "cpu" else 0,
+        )
 
     def caches(self) -> Caches:
         """Of the bodies that never learn, at the size that the model has now."""
