@@ -18,6 +18,12 @@ RUNS = ("#3b82f6", "#e07b1a", "#2f9e5b", "#9b6bdf", "#d6455d", "#14a3a8", "#c256
 
 SOFT, LINE = "#8a94a0", "#8a94a033"
 
+SHARE_THAT_SHOWS = 0.2
+"""Of the budget; below it the line of the budget would press the memory flat, and the figures above say it."""
+
+UNLISTED = "unlisted"
+"""Marks a series that the legend leaves out: of a second line in a run's colour."""
+
 MOST_MARKS = 12
 """Marks of one kind that a chart shows, the newest; more of them would be a wall."""
 
@@ -132,7 +138,8 @@ def retrieval(view: View) -> list[dict[str, Any]]:
             ("text_to_image", "text to image", True),
         ):
             pick = lambda one, way=way: _within(one, "metrics", "retrieval", way, view.retrieval)  # noqa: E731
-            series += _figure(run, colour, _name(view, run, words), pick, dashed)
+            name = words if len(view.runs) == 1 else f"{run.name}, {words}" if dashed else run.name
+            series += _figure(run, colour, name, pick, dashed)
     return series
 
 
@@ -178,7 +185,7 @@ def logit_scale(view: View) -> list[dict[str, Any]]:
 def memory(view: View) -> list[dict[str, Any]]:
     """The memory of one run by kind, stacked, in GB, with the line of its budget.
 
-    The budget is for the lowest area alone: it holds what counts against it.
+    The budget is for the lowest area alone: it holds what counts against it. It is drawn where a good part of it is used.
     """
     events, run = _firsts(view.focus), view.focus
     kinds = ("allocated", "driver", "resident", "swap")
@@ -194,12 +201,16 @@ def memory(view: View) -> list[dict[str, Any]]:
         _line(words, RUNS[place % len(RUNS)], data, width=1) | {"stack": "memory", "areaStyle": {"opacity": 0.35}}
         for place, (words, data) in enumerate(areas.items())
     ]
-    budget = number(begin(run).get("budget_bytes"))
-    if series and budget:
+    budget, most = number(begin(run).get("budget_bytes")), number(max(map(_counted, events), default=None))
+    if series and budget and most and most > SHARE_THAT_SHOWS * budget:
         series[0] |= _level(budget / 1e9, "budget")
         # a line beyond the axis is not drawn, and whether there is room is what one wants to see
         series.append(_line("budget", SOFT, [[step_of(events[0]), budget / 1e9]], opacity=0, silent=True))
     return series
+
+
+def _counted(event: Mapping[str, Any]) -> float:
+    return number(event.get("memory_bytes")) or 0.0
 
 
 def _layers(counted: float | None, found: Mapping[str, float]) -> dict[str, float]:
@@ -300,10 +311,6 @@ def histogram(view: View) -> tuple[list[str], list[dict[str, Any]]]:
     return [], []
 
 
-def _name(view: View, run: Watched, words: str) -> str:
-    return words if len(view.runs) == 1 else f"{run.name}, {words}"
-
-
 def _firsts(run: Watched) -> list[dict[str, Any]]:
     """One step of each neighbourhood, and the newest."""
     seen = run.reader.seen
@@ -386,6 +393,7 @@ def _figure(
     line = _line(name, colour, points) | {"showSymbol": len(points) <= 60, "symbolSize": 5}
     if dashed:
         line["lineStyle"] = {**line["lineStyle"], "type": "dashed"}
+        line |= {UNLISTED: "," in name}
     known = any(value is not None for _, value in low)
     return [*(_band(name, colour, low, high) if known else []), line]
 
@@ -414,20 +422,18 @@ def _band(name: str, colour: str, low: Data, high: Data) -> list[dict[str, Any]]
     ]
     return [
         _line(name, colour, low, opacity=0, silent=True) | quiet,
-        _line(name, colour, height, opacity=0, silent=True) | quiet | {"areaStyle": {"opacity": 0.15}},
+        _line(name, colour, height, opacity=0, silent=True) | quiet | {"areaStyle": {"opacity": 0.2}},
     ]
 
 
 def _marks(run: Watched, view: View) -> dict[str, Any]:
     """Lines where the size of the images, the micro-batch or the course of a run changed."""
     others = run.reader.seen.others
-    newest = {kind: list(others.get(kind, ()))[-MOST_MARKS:] for kind in ("stage", "memory", "rewind")}
-    said = [
-        *((one, f"{one.get('size_px')} px") for one in newest["stage"]),
-        *((one, f"micro-batch {one.get('micro_batch')}") for one in newest["memory"]),
-        *((one, "back to here") for one in newest["rewind"]),
-    ]
-    marks = [{"xAxis": step_of(one), "label": {"formatter": words}} for one, words in said]
+    words: dict[int, list[str]] = {}
+    for kind in ("stage", "memory", "rewind"):
+        for one in list(others.get(kind, ()))[-MOST_MARKS:]:
+            words.setdefault(step_of(one), []).append(_mark(one))
+    marks = [{"xAxis": step, "label": {"formatter": ", ".join(said)}} for step, said in sorted(words.items())]
     colour = SOFT if len(view.runs) == 1 else RUNS[list(view.runs).index(run) % len(RUNS)]
     return {
         "markLine": {
@@ -436,9 +442,22 @@ def _marks(run: Watched, view: View) -> dict[str, Any]:
             "animation": False,
             "silent": True,
             "lineStyle": {"color": colour, "type": "dashed", "width": 1},
-            "label": {"color": SOFT, "position": "insideEndTop", "fontSize": 11},
+            "label": {
+                "color": SOFT,
+                "position": "insideEnd",
+                "rotate": 0,
+                "align": "left",
+                "offset": [4, 2],
+                "fontSize": 11,
+            },
         }
     }
+
+
+def _mark(event: Mapping[str, Any]) -> str:
+    if event["event"] == "stage":
+        return f"{event.get('size_px')} px"
+    return "back to here" if event["event"] == "rewind" else f"micro-batch {event.get('micro_batch')}"
 
 
 def _level(value: float, words: str) -> dict[str, Any]:

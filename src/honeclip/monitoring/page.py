@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from nicegui import ui
 
 from honeclip.monitoring import watched
-from honeclip.monitoring.curves import CHARTS, LINE, RUNS, SOFT, View, histogram
+from honeclip.monitoring.curves import CHARTS, LINE, RUNS, SOFT, UNLISTED, View, histogram
 from honeclip.monitoring.reader import moment, number, step_of
 from honeclip.monitoring.rules import Finding
 from honeclip.monitoring.watched import Watched
@@ -23,6 +23,7 @@ DRAW_S = 0.8
 """Seconds after which a page looks whether there is something new."""
 
 MOST_ROWS = 40
+LONGEST_CELL = 120
 
 STATES = {"training": "positive", "finished": "primary", "waiting": "grey-7", "reading": "grey-7", "quiet": "warning"}
 
@@ -82,9 +83,9 @@ class Page:
         with ui.column().classes("w-full max-w-screen-2xl mx-auto gap-4 p-2"):
             with ui.row().classes("w-full items-center gap-x-4 gap-y-1"):
                 ui.label("honeclip").classes("text-2xl font-semibold")
-                ui.label("" if several else self.view.focus.name).classes("text-lg break-all")
-                self.state = ui.badge("").classes("text-sm").props('data-figure="state"')
-                self.about = ui.label("").classes("text-sm opacity-70 break-words min-w-0")
+                if not several:
+                    ui.label(self.view.focus.name).classes("text-lg break-all")
+                    self._standing()
             self.sick = ui.column().classes("w-full gap-2")
             self.tiles = {} if several else _tiles()
             self.table = _table("Runs", RUN_COLUMNS) if several else None
@@ -98,6 +99,7 @@ class Page:
                     ui.select(names, value=0, label="one run in detail", on_change=self._focus).classes(
                         "w-64 max-w-full"
                     )
+                    self._standing()
                 self.tiles = _tiles()
             with _grid():
                 detailed = [_chart(one.title) for one in CHARTS if one.details]
@@ -108,7 +110,8 @@ class Page:
             self.hardest = _table("Hardest pairs of val", HARDEST_COLUMNS)
             self.events = _table("Newest events", EVENT_COLUMNS)
             self.note = ui.label("").classes("text-sm opacity-70")
-        ui.timer(DRAW_S, self.draw)
+        self.draw()  # so that the first thing a browser paints is the whole page
+        ui.timer(DRAW_S, self.draw, immediate=False)
 
     def draw(self) -> None:
         """Fills every element with what is known now; sends only what has changed."""
@@ -150,6 +153,10 @@ class Page:
                 with ui.row().classes("items-center gap-2 no-wrap"):
                     ui.element("span").classes("inline-block w-3 h-3 rounded-sm").style(f"background:{colour}")
                     ui.label(run.name).classes("text-sm break-all")
+
+    def _standing(self) -> None:
+        self.state = ui.badge("").classes("text-sm").props('data-figure="state"')
+        self.about = ui.label("").classes("text-sm opacity-70 break-words min-w-0")
 
     def _smooth(self, event: Any) -> None:
         self._change(smoothing=event.value)
@@ -202,7 +209,10 @@ class Page:
         pairs = next(
             (found for one in reversed(seen.evaluations) if (found := _list(one.get("health"), "hardest"))), []
         )
-        rounded = [{**one, "similarity": _cosine(one.get("similarity"))} for one in pairs]
+        rounded = [
+            {**one, "similarity": _cosine(one.get("similarity")), "caption": _cut(str(one.get("caption", "")))}
+            for one in pairs
+        ]
         _rows(self.hardest, [{key: one.get(key, "") for key in HARDEST_COLUMNS} for one in rounded])
 
     def _pictures(self) -> None:
@@ -246,7 +256,7 @@ class Page:
                     if run.data_folder is not None:
                         address = f"/pictures/{place}?{urlencode({'file': str(one.get('file', ''))})}"
                         ui.html(
-                            f'<img src="{address}" alt="" loading="lazy" class="h-40 max-w-full object-contain">',
+                            f'<img src="{address}" alt="" class="h-40 max-w-full object-contain">',
                             sanitize=False,
                         )
                     ui.label(str(one.get("caption", ""))).classes("font-medium text-sm break-words line-clamp-3")
@@ -257,7 +267,7 @@ class Page:
                         with ui.row().classes("w-full no-wrap gap-2 text-sm items-start"):
                             ui.label(_cosine(near.get("similarity"))).classes("tabular-nums opacity-70")
                             ui.label(("✓ " if right else "") + str(near.get("caption", ""))).classes(
-                                "break-words min-w-0 line-clamp-2" + (" font-medium text-positive" if right else "")
+                                "break-words min-w-0 line-clamp-2" + (" font-medium" if right else "")
                             )
 
 
@@ -274,6 +284,10 @@ def _list(table: Any, key: str) -> list[dict[str, Any]]:
 def _cosine(value: Any) -> str:
     found = number(value)
     return "-" if found is None else f"{found:.2f}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
 
 
 def _about(run: Watched) -> str:
@@ -332,6 +346,7 @@ def _chart(title: str) -> Drawn:
 
 def _options() -> dict[str, Any]:
     axis = {"axisLabel": {"color": SOFT, "hideOverlap": True}, "splitLine": {"lineStyle": {"color": LINE}}}
+    ends = {**axis["axisLabel"], "alignMinLabel": "left", "alignMaxLabel": "right"}
     return {
         "animation": False,
         "grid": {"left": 8, "right": 16, "top": 32, "bottom": 4, "containLabel": True},
@@ -344,7 +359,7 @@ def _options() -> dict[str, Any]:
             "textStyle": {"color": SOFT},
         },
         "tooltip": {"trigger": "axis", "confine": True},
-        "xAxis": {"type": "value", "min": "dataMin", "max": "dataMax", **axis, "splitLine": {"show": False}},
+        "xAxis": {"type": "value", "min": 0, "max": "dataMax", **axis, "axisLabel": ends, "splitLine": {"show": False}},
         "yAxis": {"type": "value", "scale": True, "splitNumber": 4, **axis},
         "series": [],
     }
@@ -359,7 +374,7 @@ def _fill(
         return
     options = drawn.chart.options
     options["series"] = series
-    names = list(dict.fromkeys(one["name"] for one in series if not one.get("silent")))
+    names = list(dict.fromkeys(one["name"] for one in series if not one.get("silent") and not one.get(UNLISTED)))
     options["legend"]["data"] = names
     options["legend"]["show"] = len(names) > 1
     options["yAxis"]["scale"] = not from_zero and not categories

@@ -59,14 +59,12 @@ def watch(runs: Sequence[Path], host: str, port: int, decode: Callable[[Path], I
             timeout_graceful_shutdown=1,
             lifespan="on",
         )
-        if port and taken != port:
-            _say(f"port {port} is in use, so this is port {taken}")
-        for one in watched:
-            _say(f"watching {one.folder}")
-        _say(f"open {_address(host, taken)}/{f'?{PARAMETER}={token}' if token else ''}")
+        said = [f"port {port} is in use, so this is port {taken}"] if port and taken != port else []
+        said += [f"watching {one.folder}" for one in watched]
+        said += [f"open {_address(host, taken)}/{f'?{PARAMETER}={token}' if token else ''}"]
         if token:
-            _say("whoever has this address sees the runs and their pictures; the token is made anew at each start")
-        server = _Server(config)
+            said += ["whoever has this address sees the runs and their pictures; the token is made anew at each start"]
+        server = _Server(config, "\n".join(said))
         server.run([listening])
         return 128 + server.stopped_by
     finally:
@@ -122,16 +120,19 @@ def _own_address() -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which ends by a signal with the code that shells expect."""
+    """uvicorn, which says where it is once it answers, and remembers the signal that ended it."""
 
-    stopped_by = 0
+    def __init__(self, config: uvicorn.Config, welcome: str) -> None:
+        super().__init__(config)
+        self.stopped_by = 0
+        self._welcome = welcome
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._welcome, file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal closes the connections, a second one waits for nothing."""
         self.force_exit = bool(self.stopped_by)
         self.stopped_by = self.stopped_by or int(sig)
         self.should_exit = True
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -124,7 +124,7 @@ def state(run: Watched, now: float | None = None) -> tuple[str, str]:
         return "waiting", "waiting for the first step"
     age = (time.time() if now is None else now) - last
     if age > max(QUIET_S, QUIET_STEPS * (seconds_per_step(run) or 0.0)):
-        return "quiet", f"nothing for {duration(age)}"
+        return "quiet", f"no event for {duration(age)}"
     return "training", "training" if reader.newest else "waiting for the first step"
 
 
@@ -174,7 +174,7 @@ def figures(run: Watched) -> dict[str, str]:
         "loss": _short(loss),
         "best": "-" if best is None else f"{score(best):.3f}",
         "best_step": "-" if best is None else f"{step_of(best):,}",
-        "speed": "-" if speed is None else f"{speed:.3g}",
+        "speed": "-" if speed is None else f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}",
         "each": "-" if each is None else (f"{1000 * each:.0f} ms" if each < 1 else f"{each:.3g} s"),
         "memory": "-" if held is None else gigabytes(held) + (f" / {gigabytes(budget)}" if budget else "") + " GB",
         "busy": "-" if busy is None else f"{busy:.0%}",
