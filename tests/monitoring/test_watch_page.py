@@ -335,14 +335,16 @@ def test_the_page_follows_a_real_run_from_before_its_first_step_to_its_end(watch
     with subprocess.Popen(
         [*map(str, command), "--device", "cpu"], stderr=subprocess.PIPE, text=True, env=environment
     ) as fit:
+        # all three in one look: the run goes on while the test asks
         page.wait_for_function(
-            """(([done, of]) => of === '400' && +done > 0 && +done < 400)(
-            document.querySelector('[data-figure="step"]').innerText.split(' / '))""",
+            """() => {
+                const [step, state, left] = ['step', 'state', 'left'].map(
+                    name => document.querySelector(`[data-figure="${name}"]`).innerText);
+                const [done, of] = step.split(' / ');
+                return of === '400' && +done > 0 && +done < 400 && state === 'training' && left !== '-';
+            }""",
             timeout=5 * UNTIL_MS,  # torch is imported first
         )
-        assert figure(page, "state") == "training"
-        left = """document.querySelector('[data-figure="left"]').innerText !== '-'"""
-        page.wait_for_function(left, timeout=UNTIL_MS)
         words = fit.stderr.read()
     assert fit.returncode == 0, words
     until(page, "step", "400 / 400")

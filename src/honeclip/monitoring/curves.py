@@ -133,13 +133,16 @@ def retrieval(view: View) -> list[dict[str, Any]]:
     """Of each run one figure of retrieval, image to text as a line and text to image dashed, with their intervals."""
     series: list[dict[str, Any]] = []
     for colour, run in view.coloured:
-        for way, words, dashed in (
-            ("image_to_text", "image to text", False),
-            ("text_to_image", "text to image", True),
-        ):
+        listed = False
+        for way, words in (("image_to_text", "image to text"), ("text_to_image", "text to image")):
             pick = lambda one, way=way: _within(one, "metrics", "retrieval", way, view.retrieval)  # noqa: E731
+            dashed = way == "text_to_image"
             name = words if len(view.runs) == 1 else f"{run.name}, {words}" if dashed else run.name
-            series += _figure(run, colour, name, pick, dashed)
+            found = _figure(run, colour, name, pick, dashed)
+            if found and len(view.runs) > 1:
+                found[-1][UNLISTED] = listed
+                listed = True
+            series += found
     return series
 
 
@@ -393,7 +396,6 @@ def _figure(
     line = _line(name, colour, points) | {"showSymbol": len(points) <= 60, "symbolSize": 5}
     if dashed:
         line["lineStyle"] = {**line["lineStyle"], "type": "dashed"}
-        line |= {UNLISTED: "," in name}
     known = any(value is not None for _, value in low)
     return [*(_band(name, colour, low, high) if known else []), line]
 

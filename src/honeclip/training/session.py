@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from honeclip.checkpoint import load as checkpoints
@@ -116,6 +117,11 @@ class Session:
         self._leave_if_asked(position)
         return position
 
+    @cached_property
+    def budget_bytes(self) -> int:
+        """What the run may use, as it was when it was first asked for: of a card it is a share of what is free."""
+        return budget(self.prepared.device, self.prepared.config.memory.budget_gb).bytes
+
     def _says_what_is_ahead(self, position: Position) -> None:
         """Writes down what whoever watches cannot know from the steps: how many there will be, and what memory there is."""
         found = self.prepared
@@ -126,7 +132,7 @@ class Session:
             batch=round(found.mean_batch),
             device=found.device.name,
             precision=found.precision.name,
-            budget_bytes=budget(found.device, found.config.memory.budget_gb).bytes,
+            budget_bytes=self.budget_bytes,
             imports_bytes=found.imports_bytes if found.device.backend == "cpu" else 0,
         )
 
@@ -297,7 +303,13 @@ class Session:
             self.log.append("lost_image", step=step.number, reason=lost)
             self.say(f"step {step.number} went on without an image: {lost}")
         self.progress.step(
-            step.number, position.total_steps, loss=result.loss, samples_per_second=speed, memory_bytes=held
+            step.number,
+            position.total_steps,
+            loss=result.loss,
+            samples_per_second=speed,
+            memory_bytes=held,
+            budget_bytes=self.budget_bytes,
+            best=position.best_score,
         )
         return position
 
