@@ -95,6 +95,8 @@ def loss(view: View) -> list[dict[str, Any]]:
     series: list[dict[str, Any]] = []
     for colour, run in view.coloured:
         steps = run.reader.seen.steps
+        if not steps.all:
+            continue
         means: Data = [[one.first.step, _rounded(one.mean)] for one in steps.all]
         if steps.width > 1:
             low: Data = [[one.first.step, one.lowest.loss if one.lowest else None] for one in steps.all]
