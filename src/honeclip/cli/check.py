@@ -1,4 +1,4 @@
-"""`honeclip check`: what is wrong with data before training on it, or with the checkpoints of a run."""
+"""`honeclip check`: what is wrong with data before training on it, or with a run: its checkpoints, and what looks sick."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def check(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda (with --model).")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Look for broken and odd images, duplicates, split leaks and cut captions; or verify a run's checkpoints.
+    """Look for broken and odd images, duplicates, split leaks and cut captions; or verify a run's checkpoints, and say
+    what looks sick in how it learned (docs/watching.md).
 
     Exits 2 where more than --max-bad-fraction of the rows cannot be used, or a checkpoint is damaged.
 
@@ -63,6 +64,7 @@ def _check_run(run: Path, as_json: bool) -> None:
     from honeclip.checkpoint.save import BEST, LATEST, named, steps
     from honeclip.cli.output import emit, show
     from honeclip.errors import RunError
+    from honeclip.monitoring import events, rules
 
     folder = run / "checkpoints"
     found = list(steps(folder).values())
@@ -74,11 +76,18 @@ def _check_run(run: Path, as_json: bool) -> None:
             faults.append(f"{pointer} names {name or 'nothing'}, and there is no such checkpoint")
     if not found:
         faults.append("there is no checkpoint")
+    told = events.read(run / "events.jsonl")
+    sick = rules.findings(told)
     if as_json:
-        emit({"run": run, "passed": not faults, "checkpoints": checkpoints, "faults": faults})
+        content = {"run": run, "passed": not faults, "checkpoints": checkpoints, "faults": faults}
+        emit({**content, "sick": [one.to_json() for one in sick]})
     else:
         for one in checkpoints:
             show(f"{one['name']}: {'; '.join(one['faults']) or 'whole'}")
+        for finding in sick:
+            show(f"{finding.rule}: {finding.says}\n  try: {finding.advice}")
+        if told and not sick:
+            show("nothing looks sick")
     if faults:
         raise RunError(f"{run} is damaged: " + "; ".join(faults))
 

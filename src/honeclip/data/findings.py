@@ -10,6 +10,9 @@ from honeclip.data.rows import ImageRef, Problem, Row
 from honeclip.data.splits import SPLITS
 from honeclip.preprocess.images import Facts
 
+SAME_PIXELS, SAME_GROUP = "the same pixels", "the same group"
+"""By what a row of one split stands in another one as well, as its reason says it."""
+
 TINY_PX = 8
 """Images whose shorter side is less are `tiny`."""
 
@@ -59,8 +62,8 @@ def notes(manifest: Manifest, rows: Sequence[Row], facts: Sequence[Facts], split
     found = [problem for row, fact in zip(rows, facts, strict=True) for problem in _of_image(row, fact)]
     found += _duplicates(rows, facts)
     if "split" in manifest.has:
-        found += _leaks(rows, splits, "the same pixels", lambda place: facts[place].pixels_sha256)
-        found += _leaks(rows, splits, "the same group", lambda place: rows[place].group)
+        found += _leaks(rows, splits, SAME_PIXELS, lambda place: facts[place].pixels_sha256)
+        found += _leaks(rows, splits, SAME_GROUP, lambda place: rows[place].group)
     if "group" not in manifest.has and rows:
         reason = (
             "there is no `group` column: nothing keeps rows of one patient, part or paper in one split; "

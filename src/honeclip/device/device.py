@@ -83,6 +83,10 @@ class Device(Protocol):
     def peak_bytes(self, reset: bool = False) -> int | None:
         """Largest number of bytes in tensors since the last reset; None where the device does not count it."""
 
+    def allocator_bytes(self) -> dict[str, int]:
+        """Bytes "allocated" in tensors, and those that the allocator holds of the "driver", its free blocks among them;
+        nothing on a CPU."""
+
     def timer(self) -> AbstractContextManager[Elapsed]:
         """`with device.timer() as elapsed: ...` leaves the seconds in `elapsed.seconds`, waiting for the device."""
 
@@ -130,6 +134,10 @@ class Cpu:
     def peak_bytes(self, reset: bool = False) -> int | None:
         """None: `PeakMeter` watches the process instead."""
         return None
+
+    def allocator_bytes(self) -> dict[str, int]:
+        """Nothing: `PeakMeter` watches the process instead."""
+        return {}
 
     def timer(self) -> AbstractContextManager[Elapsed]:
         """See `Device`."""
@@ -183,6 +191,10 @@ class Cuda:
         if reset:
             self._api.reset_peak_memory_stats()
         return int(self._api.max_memory_allocated())
+
+    def allocator_bytes(self) -> dict[str, int]:
+        """See `Device`."""
+        return {"allocated": int(self._api.memory_allocated()), "driver": int(self._api.memory_reserved())}
 
     def timer(self) -> AbstractContextManager[Elapsed]:
         """See `Device`."""
@@ -246,6 +258,11 @@ class Mps:
             return int(statistics.max_memory_allocated())
         except (RuntimeError, AttributeError, KeyError):
             return None
+
+    def allocator_bytes(self) -> dict[str, int]:
+        """See `Device`; neither reading waits for the device."""
+        api = self._api
+        return {"allocated": int(api.current_allocated_memory()), "driver": int(api.driver_allocated_memory())}
 
     def timer(self) -> AbstractContextManager[Elapsed]:
         """See `Device`."""

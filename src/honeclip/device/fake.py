@@ -118,6 +118,10 @@ class FakeMps:
             self._peak = self.held_bytes
         return self._peak
 
+    def allocator_bytes(self) -> dict[str, int]:
+        """Tensors only: there is no cache."""
+        return {"allocated": self.held_bytes, "driver": self.held_bytes}
+
     def timer(self) -> AbstractContextManager[Elapsed]:
         """See `Device`."""
         return timer(self)

@@ -92,11 +92,29 @@ def readings(device_type: str, api: Any = None) -> dict[str, int]:
     return READINGS[device_type](api)
 
 
-def swapped_bytes() -> int:
-    """Bytes that the machine has written to its swap since it started; 0 where it does not tell."""
+@dataclass(frozen=True)
+class Swap:
+    """The machine's swap in bytes: `used` now, and `written` since it started; 0 where the machine does not tell."""
+
+    used: int
+    written: int
+
+
+def swap() -> Swap:
+    """The machine's swap, now."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a container may hide the counters, and psutil warns about it
-        return int(psutil.swap_memory().sout)
+        found = psutil.swap_memory()
+        return Swap(int(found.used), int(found.sout))
+
+
+def kinds(device: Device, swap_used: int) -> dict[str, int]:
+    """Memory in bytes by kind, those that the device knows, for whoever watches a run.
+
+    "allocated": in tensors on an accelerator. "driver": what its allocator holds of the driver's memory, free blocks among
+    it. "resident": of this process in the machine's memory. "swap": of the whole machine, as given.
+    """
+    return {**device.allocator_bytes(), "resident": resident.now_bytes(), "swap": swap_used}
 
 
 def _address_space_bytes() -> int | None:

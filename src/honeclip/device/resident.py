@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,13 @@ _PROC = Path("/proc/self")
 
 def now_bytes() -> int:
     """Resident memory of this process."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@functools.lru_cache(maxsize=1)
+def _process(pid: int) -> psutil.Process:
+    """Looked up once a process and not once a reading, which takes as long again; a fork is another process."""
+    return psutil.Process(pid)
 
 
 def reset_high_water(proc: Path = _PROC) -> bool:

@@ -29,6 +29,7 @@ from honeclip.evaluation import sizes as over_sizes
 from honeclip.evaluation.answers import Answers, Metrics, answer, metrics, sections
 from honeclip.evaluation.before import asked_before, base_of
 from honeclip.evaluation.examples import examples
+from honeclip.evaluation.health import health
 from honeclip.evaluation.pooling import pooled
 from honeclip.evaluation.probes_page import with_probes
 from honeclip.evaluation.report import Report
@@ -166,6 +167,7 @@ def score(
     requirements: Requirements | None = None,
     folders: Sequence[Path] = (Path(),),
     batch_size: int = 64,
+    healthy: bool = False,
     repeat: str = "",
     notes: Sequence[str] = (),
     progress: Progress | None = None,
@@ -192,6 +194,7 @@ def score(
         requirements: for the industrial suite.
         folders: where files lie that the domain names, beside those that come with honeclip.
         batch_size: images through the model at once, where it is scored at one size.
+        healthy: the report says where the embeddings lie, too.
         repeat: the command that gives the same figures, for the report.
         notes: sentences for the report.
         progress: called with (images done, distinct images).
@@ -255,6 +258,7 @@ def score(
         suite=suite,
         folds=parted,
         cases=studies,
+        health=health(embeddings, answers, pairs, seed) if healthy else None,
     )
 
 

@@ -19,6 +19,7 @@ from honeclip.evaluation.forgetting import Forgetting
 from honeclip.evaluation.robustness import Sizes
 from honeclip.evaluation.suite import Block, Suite
 from honeclip.evaluation.zeroshot import per_class
+from honeclip.monitoring.finding import Finding
 from honeclip.pictures.charts import Dot, Series, dots, lines
 from honeclip.pictures.contact import thumbnail
 from honeclip.pictures.html import render, trusted
@@ -43,6 +44,7 @@ class Report:
             restored from JSON.
         folds: figures over folds, in the same shape; None where nobody asked, and in a report restored from JSON.
         cases: blocks of the pictures that were asked for by name.
+        health: where the embeddings lie, see `evaluation.health`; None where nobody asked, and in a report restored from JSON.
     """
 
     metrics: Metrics
@@ -56,6 +58,7 @@ class Report:
     suite: Suite | None = None
     folds: Suite | None = None
     cases: tuple[Block, ...] = ()
+    health: Mapping[str, Any] | None = None
 
     def save(self, folder: str | Path, *, pictures: bool = True) -> Path:
         """Write index.html and report.json into `folder`; gives the path of index.html. False leaves out example pictures."""
@@ -107,6 +110,7 @@ def write(
     pictures: bool = True,
     forgetting: Forgetting | None = None,
     differences: Mapping[str, Any] | None = None,
+    sick: Sequence[Finding] = (),
 ) -> Path:
     """Write `folder`/index.html (one self-contained file) and `folder`/report.json.
 
@@ -123,6 +127,7 @@ def write(
         pictures: False leaves the example pictures out.
         forgetting: what was won here and lost on another set.
         differences: further sections of the paired difference.
+        sick: what looks sick in the run.
 
     Returns:
         The path of index.html.
@@ -135,6 +140,7 @@ def write(
         difference = {**difference, **differences}
     found: dict[str, Any] = {"before": old, "after": after.metrics, "difference": difference}
     found["selection"] = forgetting.to_json() if forgetting else None
+    found["sick"] = [one.to_json() for one in sick] or None
     stored = {**{name: value for name, value in found.items() if value is not None}, "environment": environment}
     data = str(after.metrics["data"])
     sections = [
@@ -149,6 +155,7 @@ def write(
         split=after.metrics["split"],
         **wording.table(old, after.metrics, difference, after.answers),
         charts=_charts(before, after, events),
+        sick=sick,
         notes=[*notes, *(wording.UNPAIRED if before and difference is None else ())],
         examples=_examples(before, after) if pictures else [],
         **_classes(before, after),

@@ -27,6 +27,9 @@ from honeclip.device.ledger import levels
 from honeclip.stepping import inputs as tower_inputs
 from honeclip.stepping.count import counting, keeping_nothing, leaves
 
+NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+"""What an encoder raises on tensors without numbers where it asks for some."""
+
 ROWS = (2, 4)
 """Samples of the two measurements."""
 
@@ -88,8 +91,8 @@ def measure(
     """
     try:
         fake = FakeTensorMode(allow_non_fake_inputs=True)
-        return _measured(encoder, _faked(inputs, fake), around, fake)
-    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException):
+        return _measured(encoder, faked(inputs, fake), around, fake)
+    except NEEDS_NUMBERS:
         return _measured(encoder, inputs, around, None)
 
 
@@ -103,7 +106,7 @@ def passing(encoder: Callable[[Any], Tensor], inputs: Any) -> Lines:
 
     def levels_of(rows: int, fake: FakeTensorMode | None) -> list[int]:
         piece = _first(inputs, rows)
-        piece = piece if fake is None else _faked(piece, fake)
+        piece = piece if fake is None else faked(piece, fake)
         with torch.no_grad(), levels(fake) as found:
             output = encoder(piece)
         del output
@@ -112,7 +115,7 @@ def passing(encoder: Callable[[Any], Tensor], inputs: Any) -> Lines:
     try:
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         low, high = (levels_of(rows, fake) for rows in ROWS)
-    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException):
+    except NEEDS_NUMBERS:
         low, high = (levels_of(rows, None) for rows in ROWS)
     return _envelope(ROWS[0], low, ROWS[1], high)
 
@@ -238,7 +241,8 @@ def _from(levels_: list[int], start: int, stop: int) -> list[int]:
     return [one - levels_[start] for one in levels_[start : stop + 1]]
 
 
-def _faked(inputs: Any, fake: FakeTensorMode) -> Any:
+def faked(inputs: Any, fake: FakeTensorMode) -> Any:
+    """The same inputs as tensors that have a shape and no numbers."""
     return tree_map(lambda one: fake.from_tensor(one) if isinstance(one, Tensor) else one, inputs)
 
 

@@ -32,7 +32,14 @@ class Asked:
     data_name: str
     seed: int
 
-    def report(self, clip: Clip, features: Features, repeat: str = "", progress: Progress | None = None) -> Report:
+    def report(
+        self,
+        clip: Clip,
+        features: Features,
+        repeat: str = "",
+        progress: Progress | None = None,
+        healthy: bool = False,
+    ) -> Report:
         """What a model gets on it; see `evaluation.evaluate.score` for the arguments and errors."""
         return score(
             clip,
@@ -43,6 +50,7 @@ class Asked:
             split=self.split,
             seed=self.seed,
             features=features,
+            healthy=healthy,
             repeat=repeat,
             progress=progress,
         )

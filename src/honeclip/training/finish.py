@@ -21,7 +21,7 @@ from honeclip.model import folder as model_folder
 from honeclip.model import resize
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
-from honeclip.monitoring import events
+from honeclip.monitoring import events, rules
 from honeclip.monitoring.terminal import Progress
 from honeclip.preprocess.rules import NOTHING
 from honeclip.training import folder as folders
@@ -83,6 +83,7 @@ def finish(
     of = "the model as the run began" if is_start else f"checkpoint {name}"
     model_folder.save(clip, folder.model, card(clip, config, before, after, of, found))
     if after is not None:
+        told_events = events.read(folder.events_file)
         paired = (
             paired_difference(known_before.answers, elsewhere.answers, elsewhere.seed)
             if known_before and elsewhere
@@ -92,7 +93,8 @@ def finish(
             folder.report,
             after=after,
             before=before,
-            events=events.course(events.read(folder.events_file)),
+            events=events.course(told_events),
+            sick=rules.findings(told_events),
             settings=config.model_dump(),
             environment={**after.environment, "checkpoint": name},
             repeat=command(config, folder),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from honeclip.config import Config
 from honeclip.data.loader import Batch, rows
-from honeclip.device.memory import swapped_bytes
+from honeclip.device import memory
 from honeclip.device.precision import Precision, autocast_dtype
 from honeclip.errors import MemoryExhausted, NonFiniteError
 from honeclip.model import attention
@@ -41,6 +44,10 @@ class Step:
     """What happened in one step: its 1-based number, the result, the gradient norm before clipping, the rate,
     a sentence for each image that could not be read any more, pairs, the plan for the next step, why it changed, and whether
     the update was left out because a gradient in half precision was too large for the scale, which is smaller from here on.
+
+    `seconds` are those of the result and the "wait" for data before it and the "optimizer" after it: the norms, the update,
+    clearing gradients. An accelerator may still be busy with the update when that ends: the next step waits for it.
+    `busy` is the share of the step's time in which the device was given work. `memory` is in bytes by kind.
     """
 
     number: int
@@ -51,7 +58,12 @@ class Step:
     pairs: int
     plan: Plan
     change: str
-    skipped: bool = False
+    skipped: bool
+    grad_norms: Mapping[str, float]
+    lrs: Mapping[str, float]
+    seconds: Mapping[str, float]
+    busy: float
+    memory: Mapping[str, int]
 
 
 @dataclass(eq=False)
@@ -66,6 +78,7 @@ class Mined:
 class Learner:
     """Everything that one step changes or reads.
 
+    `flops` are those of one pair and `bound` those that the device can do in a second (`device.matmul`), 0 where nobody asked.
     `heads` is a stage's factor on the rate of heads. `lengths` are the tokens of each caption of the train split, by which
     the rows of a batch are ordered; None where the text tower cannot be given fewer tokens than it has.
     """
@@ -86,6 +99,8 @@ class Learner:
     steps: int = 1
     more: tuple[ImageFeed | TextFeed, ...] = ()
     mined: Mined = field(default_factory=Mined)
+    flops: float = 0.0
+    bound: float = 0.0
 
     @property
     def feeds(self) -> tuple[ImageFeed | TextFeed, ...]:
@@ -116,27 +131,57 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
     clip, optimizer = learner.clip, learner.optimizer
     clip.model.train()
     freeze_batch_norm(clip.model)
-    memory = learner.config.memory
+    wishes = learner.config.memory
     # a resumed run may stand at a lower plan than it was given: it grows back only to what holds now
-    pilot = Autopilot(learner.plan, learner.plan, memory.keep == "auto", memory.recompute == "auto")
+    pilot = Autopilot(learner.plan, learner.plan, wishes.keep == "auto", wishes.recompute == "auto")
     recompute(clip, pilot.plan.recompute)
-    swapped = swapped_bytes()
-    for batch in batches:
+    parts = optimizers.parts_of(clip, optimizer)
+    swap = memory.swap()
+    for batch, wait in awaited(batches):
+        came = time.perf_counter()
         step = batch.draw.step
         lr = optimizers.set_rate(optimizer, learner.factor(step), learner.heads)
         set_scale(clip, learner.config.loss, step / learner.steps)
+        begun = time.perf_counter()
         result, pilot, change = _fitting_step(learner, batch, pilot)
+        computed = time.perf_counter()
         _stop_unless(result.finite, step, f"the loss ({_names(result)})", last_good)
         with clip.device.lock:
-            norm, skipped = _update(learner, step, last_good)
+            norm, norms, skipped = _update(learner, parts, step, last_good)
             optimizer.zero_grad(set_to_none=True)
             settle_scale(clip, learner.config.loss, batch, learner.aims, result.parts)
-        swapped, before = swapped_bytes(), swapped
+        updated = time.perf_counter()
+        swap, before = memory.swap(), swap
         if not change:
             available = clip.device.memory()["available"]
-            pilot, change = autopilot.after(pilot, result.retries, available, swapped > before)
+            pilot, change = autopilot.after(pilot, result.retries, available, swap.written > before.written)
             recompute(clip, pilot.plan.recompute)
-        yield Step(step + 1, result, norm, lr, batch.lost, len(batch.draw.indices), pilot.plan, change, skipped)
+        yield Step(
+            number=step + 1,
+            result=result,
+            grad_norm=norm,
+            lr=lr,
+            lost=batch.lost,
+            pairs=len(batch.draw.indices),
+            plan=pilot.plan,
+            change=change,
+            skipped=skipped,
+            grad_norms=norms,
+            lrs=optimizers.rates(optimizer),
+            seconds={"wait": wait, **result.seconds, "optimizer": updated - computed},
+            memory=memory.kinds(clip.device, swap.used),
+            busy=(updated - begun) / (wait + time.perf_counter() - came),
+        )
+
+
+def awaited(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds from asking for it to having it."""
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - asked
 
 
 def _fitting_step(learner: Learner, batch: Batch, pilot: Autopilot) -> tuple[StepResult, Autopilot, str]:
@@ -191,26 +236,28 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
         )
 
 
-def _update(learner: Learner, step: int, last_good: Callable[[], str]) -> tuple[float, bool]:
-    """Moves the weights along the gradients; gives the norm that these had, and whether the weights stayed.
+def _update(
+    learner: Learner, parts: Mapping[str, Sequence[nn.Parameter]], step: int, last_good: Callable[[], str]
+) -> tuple[float, dict[str, float], bool]:
+    """Moves the weights along the gradients; gives the norm that these had, that of each part, and whether the weights
+    stayed.
 
     In fp16 a scaled gradient may overflow although nothing is wrong with the run: the scaler leaves the update out and
     halves its scale. What is still not finite at a scale of 1, sixteen steps later, would be without one as well.
     """
     optimizer, scaler = learner.optimizer, learner.scaler
-    learning = [one for group in optimizer.param_groups for one in group["params"]]
     if scaler.is_enabled():
         scaler.unscale_(optimizer)
-    norm = optimizers.gradient_norm(learning)
+    norm, norms = optimizers.gradient_norms(parts)
     skipped = not math.isfinite(norm)
     if skipped:
         worst = _worst_gradient(learner.clip)
         # a scaler skips for a gradient that is not finite, but would not for a norm that only as a sum is not
         _stop_unless(scaler.get_scale() > 1 and worst != NORM, step, worst, last_good)
-    optimizers.clip_gradients(learning, norm, learner.config.train.grad_clip)
+    optimizers.clip_gradients(chain.from_iterable(parts.values()), norm, learner.config.train.grad_clip)
     scaler.step(optimizer)
     scaler.update()
-    return norm, skipped
+    return norm, norms, skipped
 
 
 def step_seed(seed: int, step: int) -> int:

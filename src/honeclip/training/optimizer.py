@@ -20,6 +20,9 @@ HEAD_RATE, LORA_RATE, BODY_RATE = 1e-3, 2e-4, 1e-5
 BALANCE_RATE = 1e-2
 """Peak rate of the log variances of uncertainty weighting: numbers around 0 that begin at their place."""
 
+BALANCE = "balance"
+"""What a group, and a part of the gradients, is called that holds what the loss learns of its own."""
+
 BETAS, EPSILON = (0.9, 0.98), 1e-6
 """Adam's constants as CLIP trains with them (Radford et al. 2021, table 19)."""
 
@@ -47,10 +50,12 @@ def build(
     body_rate, lora_rate = (BODY_RATE, LORA_RATE) if train.lr == "auto" else (train.lr, train.lr)
     shares = _layer_shares(clip, train.layer_decay) if train.layer_decay < 1 else {}
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    roles: dict[int, str] = {id(one): BALANCE for one in (balance or {}).values()}
     for name, parameter in named_learning(clip):
         is_head = id(parameter) in heads or name in ("logit_scale", "logit_bias")
         decays = _decays(name, parameter)
         rate = head_rate if is_head else lora_rate if is_adapter(name) else body_rate
+        roles[id(parameter)] = "heads" if is_head else "adapters" if is_adapter(name) else "towers"
         groups.setdefault((rate * shares.get(id(parameter), 1.0), decays, is_head), []).append(parameter)
     if balance is not None:
         groups[(BALANCE_RATE, False, False)] = [*groups.get((BALANCE_RATE, False, False), []), *balance.values()]
@@ -63,6 +68,7 @@ def build(
                 "weight_decay": train.weight_decay if decays else 0.0,
                 "decays": decays,
                 "head": head,
+                "role": roles[id(members[0])],
             }
             for (rate, decays, head), members in groups.items()
         ],
@@ -109,6 +115,17 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float, heads: float = 1.0
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rates as they are now, by what a group holds: heads, adapters, towers, balance; {} where all are the same.
+
+    With `layer_decay` those of a tower differ by layer; the highest stands for them.
+    """
+    found: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        found[group["role"]] = max(float(group["lr"]), found.get(group["role"], 0.0))
+    return found if len(set(found.values())) > 1 else {}
+
+
 def set_decay(optimizer: torch.optim.Optimizer, decay: float) -> None:
     """Sets the weight decay of every group that decays at all."""
     for group in optimizer.param_groups:
@@ -146,10 +163,45 @@ def _moved(value: Tensor, old: nn.Parameter, new: nn.Parameter, moment: Callable
     return value if value.shape != old.shape else moment(value).to(new)
 
 
+def parts_of(clip: Clip, optimizer: torch.optim.Optimizer) -> dict[str, list[nn.Parameter]]:
+    """Everything that the optimizer holds by the part it belongs to: "image", "text", "scale" (the logit scale and bias), and
+    "balance" for what the loss learns of its own. Parts without parameters are left out."""
+    part: dict[int, str] = {}
+    for tower in (image_tower(clip), text_tower(clip)):
+        part |= {id(one): tower.name for of in (tower.parameters_body(), tower.parameters_head()) for one in of}
+    part |= {id(one): "scale" for one in (clip.logit_scale, clip.model.logit_bias) if one is not None}
+    out: dict[str, list[nn.Parameter]] = {}
+    for group in optimizer.param_groups:
+        for one in group["params"]:
+            out.setdefault(part.get(id(one), BALANCE), []).append(one)
+    return out
+
+
+def gradient_norms(parts: Mapping[str, Iterable[nn.Parameter]]) -> tuple[float, dict[str, float]]:
+    """The global 2-norm of all gradients, and that of each part that has any.
+
+    Every gradient is read once, and the norms of all of them come to the host together: one wait for the device, as for the
+    global norm alone.
+    """
+    named = [
+        (name, torch.linalg.vector_norm(one.grad))
+        for name, members in parts.items()
+        for one in members
+        if one.grad is not None
+    ]
+    if not named:
+        return 0.0, {}
+    values: list[float] = torch.stack([norm for _, norm in named]).tolist()
+    own: dict[str, list[float]] = {}
+    for (name, _), value in zip(named, values, strict=True):
+        own.setdefault(name, []).append(value)
+    # hypot neither overflows on the way nor makes a finite number of one that is not
+    return math.hypot(*values), {name: math.hypot(*norms) for name, norms in own.items()}
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """The global 2-norm of all gradients."""
-    norms = [torch.linalg.vector_norm(one.grad) for one in parameters if one.grad is not None]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    return gradient_norms({"": parameters})[0]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], norm: float, limit: float) -> None:

@@ -17,7 +17,7 @@ from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import choice, planning, resolution, setup, stages
+from honeclip.training import choice, planning, resolution, setup, stages, telling
 from honeclip.training import folder as folders
 from honeclip.training import start as starts
 from honeclip.training.finish import finish
@@ -179,6 +179,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
         if guard is not None and not session.looks(total):
             say(f"nothing is scored between steps, so evaluate.max_forgetting = {guard.limit:g} cannot end this run")
         if state is None:
+            log.append("data", step=0, **telling.of_data(prepared.everything))
             position = session.first_score(learner, position)
         else:
             tidy(folder.checkpoints, position.step, config.checkpoint.keep_last)

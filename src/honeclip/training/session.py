@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named, save
+from honeclip.device import matmul
 from honeclip.device.memory import PeakMeter, budget
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import Interrupted, NonFiniteError, RunError
@@ -18,7 +19,7 @@ from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.training import folder as folders
-from honeclip.training import forgetting, mining, resolution, setup, stages
+from honeclip.training import forgetting, mining, resolution, setup, stages, telling
 from honeclip.training import frozen as features
 from honeclip.training.asked import Asked
 from honeclip.training.folder import RunFolder
@@ -66,11 +67,12 @@ class Session:
         """The score on val before the first step, where the run looks at val at all."""
         if not self.looks(position.total_steps):
             return position
-        found = measure(learner.clip, self.val, self.caches())
+        started = time.perf_counter()
+        found = measure(learner.clip, self.val, self.caches(), healthy=True)
         size_px = learner.clip.preprocess.size_px
         guard = self.prepared.guard
         start = forgetting.judged(guard, self.starts[size_px], self.starts[size_px]) if guard else None
-        said = {"score": found.value, "words": found.words, "size_px": size_px, "metrics": found.metrics}
+        said = telling.of_evaluation(found, size_px, time.perf_counter() - started)
         self.log.append("evaluation", step=0, split="val", **{**said, **self._guarded(found.metrics, start)})
         return replace(position, start_score=found.value)
 
@@ -98,6 +100,9 @@ class Session:
             config = self.prepared.config
             plan = stored_plan(state, stage.start, config.memory) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
+            # before the stage, for what is measured here is not part of a step's memory
+            bound = matmul.flops_per_second(self.prepared.device, self.prepared.precision.name)
+            learner = replace(learner, flops=setup.flops(self.prepared, learner, stage.batch), bound=bound)
             factor = stages.rate(table, config.train, position.total_steps, self.prepared.steps_per_epoch, self.seconds)
             learner = replace(learner, factor=_slower(factor, position.rewinds))
             folders.begun(self.folder)
@@ -105,8 +110,7 @@ class Session:
             self.say(f"steps {position.step + 1} to {stage.stop}{size}: {learner.plan.reason}")
             phase, _ = stages.phase(table, stage)
             if position.step == 0 and self._may_go_back(position):
-                kept = capture(learner, position, self.log.offset, stage, phase)
-                save(self.folder.checkpoints, kept, config.checkpoint.keep_last, within=True)
+                self._save(capture(learner, position, self.log.offset, stage, phase), within=True)
             position, then = self._stage(learner, position, stage, phase)
             if then == "end":
                 break
@@ -207,8 +211,7 @@ class Session:
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or within or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
-                    kept = capture(learner, position, self.log.offset, stage, phase)
-                    save(self.folder.checkpoints, kept, config.checkpoint.keep_last, best and keep_best, within)
+                    self._save(capture(learner, position, self.log.offset, stage, phase), best and keep_best, within)
                     saved = time.monotonic()
                 self._leave_if_asked(position)
                 if end and not last:
@@ -255,8 +258,15 @@ class Session:
         state = replace(
             state, json={**state.json, **spent}, elapsed_s=position.elapsed_s, events_offset=self.log.offset
         )
-        save(self.folder.checkpoints, state, self.prepared.config.checkpoint.keep_last)
+        self._save(state)
         return position, state
+
+    def _save(self, state: RunState, best: bool = False, within: bool = False) -> None:
+        """Writes a checkpoint, and an event that says what it cost; a run that goes on from it writes that event no more."""
+        started = time.perf_counter()
+        path = save(self.folder.checkpoints, state, self.prepared.config.checkpoint.keep_last, best, within)
+        said = telling.of_checkpoint(path, time.perf_counter() - started)
+        self.log.append("checkpoint", step=state.step, **said, best=best)
 
     def _leave_if_asked(self, position: Position) -> None:
         """Ends the process where a signal asked for it; the position was saved."""
@@ -269,24 +279,7 @@ class Session:
             position, step=step.number, elapsed_s=position.elapsed_s + seconds, samples=position.samples + step.pairs
         )
         held = meter.now_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
-        speed = step.pairs / seconds
-        result = step.result
-        self.log.append(
-            "step",
-            step=step.number,
-            loss=result.loss,
-            lr=step.lr,
-            logit_scale=float(learner.clip.logit_scale.detach().exp()),
-            samples_per_second=speed,
-            micro_batch=result.micro_batch,
-            kept=result.kept,
-            retries=result.retries,
-            memory_bytes=held,
-            grad_norm=step.grad_norm,
-            skipped=step.skipped,
-            parts=result.parts,
-            seconds=result.seconds,
-        )
+        self.log.append("step", **telling.of_step(learner, step, seconds, held))
         if step.change:
             plan = step.plan
             self.log.append(
@@ -305,8 +298,8 @@ class Session:
         self.progress.step(
             step.number,
             position.total_steps,
-            loss=result.loss,
-            samples_per_second=speed,
+            loss=step.result.loss,
+            samples_per_second=step.pairs / seconds,
             memory_bytes=held,
             budget_bytes=self.budget_bytes,
             best=position.best_score,
@@ -316,8 +309,9 @@ class Session:
     def _evaluated(self, learner: Learner, position: Position, caches: Caches) -> tuple[Position, bool, Seen | None]:
         """The position after an evaluation, whether it is the best so far, and what was forgotten where that is asked."""
         guard = self.prepared.guard
+        started = time.perf_counter()
         try:
-            found = measure(learner.clip, self.val, caches)
+            found = measure(learner.clip, self.val, caches, healthy=True)
             seen = forgetting.look(guard, learner.clip, caches, self.starts) if guard else None
         except NonFiniteError as error:
             raise NonFiniteError(
@@ -327,13 +321,8 @@ class Session:
         if self.prepared.device.backend != "cpu":
             self.prepared.device.empty_cache()  # the shapes of an evaluation do not come again (docs/mps.md, rule 18)
         position, best, said = judge(position, found, seen is None or seen.within)
-        what = {
-            "score": found.value,
-            "words": found.words,
-            "best": best,
-            "size_px": learner.clip.preprocess.size_px,
-            "metrics": found.metrics,
-        }
+        size_px = learner.clip.preprocess.size_px
+        what = {**telling.of_evaluation(found, size_px, time.perf_counter() - started), "best": best}
         self.log.append("evaluation", step=position.step, split="val", **{**what, **self._guarded(found.metrics, seen)})
         if said:
             self.say(said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,8 @@ from honeclip.model.towers import freeze_batch_norm
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
 from honeclip.stepping.cost import ROWS
-from honeclip.stepping.plan import NO_PLAN, Plan
+from honeclip.stepping.flops import of_sample
+from honeclip.stepping.plan import NO_PLAN, Levers, Plan
 from honeclip.training import folder as folders
 from honeclip.training import frozen, objective, optimizer, planning, resolution, stages
 from honeclip.training.aims import aims as training_aims
@@ -256,11 +258,36 @@ def needs_timing(config: Config) -> bool:
     return any(parse(one).unit == "minutes" for one in given if one != "auto")
 
 
+def flops(found: Prepared, learner: Learner, batch: int) -> float:
+    """Floating-point operations of one pair in a step, in the towers alone; see `stepping.flops.of_sample`.
+
+    Args:
+        found: what was prepared.
+        learner: as a stage has entered it, before its first step.
+        batch: the effective batch, by which the length of an average text is foreseen.
+    """
+
+    def around() -> AbstractContextManager[None]:
+        return found.device.autocast(found.precision.name)
+
+    shares = (1.0, text_share(learner, batch), *(1.0,) * len(learner.more))
+    with planning.pulled(learner.clip, Levers(False, 0)):
+        return sum(
+            share * of_sample(feed.forward, one, around)
+            for feed, one, share in zip(learner.feeds, _inputs(found, learner), shares, strict=True)
+        )
+
+
+def _inputs(found: Prepared, learner: Learner) -> list[Tensor]:
+    """A few samples of each tower, those that need most."""
+    probe = longest(learner, found.train)
+    return [feed.trimmed(feed.inputs(probe)) for feed in learner.feeds]
+
+
 def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     clip = learner.clip
-    probe = longest(learner, found.train)
     feeds = learner.feeds
-    inputs = [feed.trimmed(feed.inputs(probe)) for feed in feeds]
+    inputs = _inputs(found, learner)
     held = {id(one): one for group in learner.optimizer.param_groups for one in group["params"]}
     clip.model.train()
     subject = Subject(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from honeclip.embedding.features import Features
 from honeclip.evaluation.answers import Metrics
+from honeclip.evaluation.health import shown
 from honeclip.evaluation.selection import selection_score
 from honeclip.model.clip import Clip
 from honeclip.training.asked import Asked
@@ -14,18 +17,24 @@ from honeclip.training.state import Position
 
 @dataclass(frozen=True)
 class Score:
-    """One evaluation: the number by which checkpoints are compared, what it is in words, and METRICS."""
+    """One evaluation: the number by which checkpoints are compared, what it is in words, METRICS, and what else an event says
+    of it: see `evaluation.health`; empty where nobody asked."""
 
     value: float
     words: str
     metrics: Metrics
+    health: Mapping[str, Any] = field(default_factory=dict)
+    examples: Sequence[Mapping[str, Any]] = ()
 
 
-def measure(clip: Clip, asked: Asked, features: Features) -> Score:
-    """The model's score on the val split, as it is now."""
-    report = asked.report(clip, features)
+def measure(clip: Clip, asked: Asked, features: Features, healthy: bool = False) -> Score:
+    """The model's score on the val split, as it is now; `healthy`: and its health, from the same embeddings."""
+    report = asked.report(clip, features, healthy=healthy)
     value, words = selection_score(report.metrics, asked.domain.selection, asked.domain.metrics)
-    return Score(value, words, report.metrics)
+    if report.health is None:
+        return Score(value, words, report.metrics)
+    seen = shown(report.examples, report.answers, asked.pairs)
+    return Score(value, words, report.metrics, report.health, seen)
 
 
 def judge(position: Position, found: Score, within: bool = True) -> tuple[Position, bool, str]:
