@@ -187,6 +187,11 @@ def logit_scale(view: View) -> list[dict[str, Any]]:
     return _of_runs(view, "logit_scale", smooth=False)
 
 
+def logit_bias(view: View) -> list[dict[str, Any]]:
+    """The logit bias of each run that has one."""
+    return _of_runs(view, "logit_bias", smooth=False)
+
+
 def memory(view: View) -> list[dict[str, Any]]:
     """The memory of one run by kind, stacked, in GB, with the line of its budget.
 
@@ -284,6 +289,7 @@ CHARTS = (
     Chart("Gradient norm", grad_norm, from_zero=True),
     Chart("Learning rate", learning_rate, from_zero=True),
     Chart("Logit scale", logit_scale),
+    Chart("Logit bias", logit_bias),
     Chart("Memory (GB)", memory, details=True, from_zero=True),
     Chart("Time of a step by stage (ms)", stages, details=True, from_zero=True),
     Chart("Gradient norm by tower", grad_norms, details=True, from_zero=True),

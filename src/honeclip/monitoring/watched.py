@@ -208,6 +208,11 @@ def in_words(event: Mapping[str, Any]) -> str:
     if kind == "begin" and event.get("steps"):
         verb = f"goes on after step {step_of(dict(event))} of" if event.get("step") else "begins:"
         return f"{verb} {event['steps']} steps on {event.get('device', '?')}, {event.get('precision', '?')}"
+    if kind == "data" and isinstance(splits := event.get("splits"), Mapping):
+        leaks = event.get("leaks") if isinstance(event.get("leaks"), Mapping) else {}
+        found = [f"{count} share their {what} with another split" for what, count in (leaks or {}).items() if count]
+        rows = ", ".join(f"{count} {name}" for name, count in splits.items())
+        return "; ".join([f"{event.get('rows')} rows ({rows})", *found])
     if kind == "evaluation":
         value = number(event.get("score"))
         said = "no score" if value is None else f"{event.get('words') or 'score'} {value:.3f}"
