@@ -355,6 +355,7 @@ def test_the_page_follows_a_real_run_from_before_its_first_step_to_its_end(watch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_million_steps_are_painted_at_once_and_read_while_the_page_is_served(watch, opened, pictures, tmp_path):
     data, files = pictures
     run = made_runs.long_run(tmp_path / "run", 1_000_000, data, files)
@@ -362,12 +363,7 @@ def test_a_million_steps_are_painted_at_once_and_read_while_the_page_is_served(w
     page = opened(watch(run, "--port", "0").address)
     until(page, "step", "1,000,000 / 1,000,000")
     painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    print(f"first paint after {painted:.0f} ms, load {os.getloadavg()[0]:.1f}")
-    page.wait_for_function(
-        """document.querySelector('[data-figure="state"]').innerText.includes('no event')""", timeout=UNTIL_MS
-    )
-    loss = points(page, "Loss")["run"]
-    assert 500 <= len(loss) <= 1024
-    norms = points(page, "Gradient norm")["run"]
-    assert 333_333 in [step for step, _ in norms], "the step of the spike is kept"
-    assert "1,000,000 steps are drawn as" in page.inner_text("body")
+    print(f"first paint after {painted:.0f} ms at a load of {os.getloadavg()[0]:.1f}")
+    page.get_by_text("1,000,000 steps are drawn as").wait_for(timeout=5 * UNTIL_MS)
+    assert 500 <= len(points(page, "Loss")["run"]) <= 1024
+    assert 333_333 in [step for step, _ in points(page, "Gradient norm")["run"]], "the step of the spike is kept"

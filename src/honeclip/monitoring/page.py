@@ -22,6 +22,15 @@ from honeclip.monitoring.watched import Watched
 DRAW_S = 0.8
 """Seconds after which a page looks whether there is something new."""
 
+SEEN_SHARE = 0.002
+"""Of the steps: by so many more a curve has grown by about a pixel, and is drawn anew."""
+
+SLOWEST_S = 5.0
+"""Seconds after which it is drawn anew in any case, where there is something new."""
+
+READING_S = 2.0
+"""Seconds from one drawing to the next while a long file is read for the first time."""
+
 MOST_ROWS = 40
 LONGEST_CELL = 120
 
@@ -59,6 +68,17 @@ class Drawn:
     chart: ui.echart
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What the curves were drawn from, and when."""
+
+    version: int
+    view: View
+    steps: int
+    others: tuple[object, ...]
+    at: float
+
+
 class Page:
     """One page of one browser.
 
@@ -73,7 +93,7 @@ class Page:
     ) -> None:
         self.view = View(runs, runs[0])
         self.version, self.findings = version, findings
-        self.drawn: tuple[int, View] | None = None
+        self.drawn: Drawing | None = None
         self.shown: object = None
 
     def build(self) -> None:
@@ -120,12 +140,15 @@ class Page:
         self.state.props(f"color={STATES[kind]}")
         if self.table is not None:
             self.table.update_rows([self._row(run) for run in self.view.runs])
-        if self.drawn == (self.version(), self.view):
+        now = Drawing(self.version(), self.view, _steps(self.view), _others(self.view), time.monotonic())
+        if self.drawn is not None and (now.version, now.view) == (self.drawn.version, self.drawn.view):
             return
-        self.drawn = (self.version(), self.view)
-        self._choices()
         for name, text in watched.figures(self.view.focus).items():
             self.tiles[name].set_text(text)
+        if self.drawn is not None and not _is_due(self.drawn, now):
+            return
+        self.drawn = now
+        self._choices()
         self.about.set_text(_about(self.view.focus))
         for spec, drawn in zip(CHARTS, self.charts, strict=True):
             _fill(drawn, spec.series(self.view), from_zero=spec.from_zero)
@@ -269,6 +292,27 @@ class Page:
                             ui.label(("✓ " if right else "") + str(near.get("caption", ""))).classes(
                                 "break-words min-w-0 line-clamp-2" + (" font-medium" if right else "")
                             )
+
+
+def _is_due(before: Drawing, now: Drawing) -> bool:
+    """Whether curves are drawn anew: to draw costs the machine that trains more than all the rest of the page."""
+    waited = now.at - before.at
+    if now.view != before.view or waited >= SLOWEST_S:
+        return True
+    if any(watched.state(run)[0] == "reading" for run in now.view.runs):
+        return waited >= READING_S
+    return now.others != before.others or abs(now.steps - before.steps) >= SEEN_SHARE * before.steps
+
+
+def _steps(view: View) -> int:
+    return sum(run.reader.seen.steps.count for run in view.runs)
+
+
+def _others(view: View) -> tuple[object, ...]:
+    """What changes with every event besides the steps, each of which is seen somewhere on the page."""
+    return tuple(
+        (run.reader.seen, len(run.reader.seen.evaluations), sum(run.reader.seen.counts.values())) for run in view.runs
+    )
 
 
 def _evaluated(run: Watched) -> bool:

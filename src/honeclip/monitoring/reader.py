@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from honeclip.monitoring.thinning import Steps
 
-CHUNK = 4 * 2**20
-"""Bytes that are read at once: whoever reads in between other work waits so long, about a hundredth of a second."""
+CHUNK = 2**19
+"""Bytes that are read at once: whoever reads in between other work waits so long, a millisecond or two."""
 
 LONGEST_LINE = 64 * 2**20
 """More bytes than that without a line end are no events."""
@@ -169,11 +169,14 @@ class Reader:
         """
         try:
             with self.path.open("rb") as file:
-                self.size = file.seek(0, 2)
+                before, self.size = self.size, file.seek(0, 2)
                 anew = not self._is_the_same(file)
                 if anew:
                     self.seen, self.offset, self._mark = Seen(), 0, b""
-                self._ahead = self._last_step(file) if self.size - self.offset > chunk else {}
+                if self.size - self.offset <= chunk:
+                    self._ahead = {}
+                elif self.size != before or anew:
+                    self._ahead = self._last_step(file)
                 return self._read_on(file, chunk) or anew
         except OSError:
             return False
