@@ -148,7 +148,7 @@ def test_a_made_run_shows_everything_that_its_events_hold(watch, opened, picture
     assert figure(page, "memory") == "3.4 / 6 GB"
     assert figure(page, "busy") == "99%"
     assert figure(page, "micro") == "32"
-    assert "no event for" in figure(page, "state")
+    assert figure(page, "state") == "all steps are done, the report is not there yet"
     assert len(titles(page)) == 15
     loss = points(page, "Loss")["run"]
     assert [step for step, _ in loss] == list(range(1, 601))

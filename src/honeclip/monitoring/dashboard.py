@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.4
 """Seconds between two looks at the files."""
 
+REST_S = 1.0
+"""Seconds in which nothing is read after a page was asked for: its scripts come first."""
+
 RULES_S = 5.0
 """Seconds between two looks of the rules at all that is kept."""
 
@@ -41,10 +44,12 @@ class Watching:
         runs: in the order of their colours.
         version: grows with whatever is new.
         findings: what looks sick, by the name of the run.
+        rest_until: when the reading of long files goes on, on the monotonic clock.
     """
 
     runs: Sequence[Watched]
     version: int = 0
+    rest_until: float = 0.0
     findings: dict[str, list[Finding]] = field(default_factory=dict)
     _judged: dict[str, int] = field(default_factory=dict)
 
@@ -55,7 +60,7 @@ class Watching:
             for run in self.runs:
                 while run.look():
                     self.version += 1
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(max(0.0, self.rest_until - time.monotonic()))
             if time.monotonic() >= judge_at:
                 self._judge()
                 judge_at = time.monotonic() + RULES_S
@@ -105,6 +110,7 @@ def mount(app: FastAPI, runs: Sequence[Watched], decode: Callable[[Path], Image.
 
     @ui.page("/", title="honeclip: " + ", ".join(run.name for run in runs), dark=None)
     def _() -> None:
+        watching.rest_until = time.monotonic() + REST_S
         page.Page(watching.runs, lambda: watching.version, watching.findings).build()
 
     ui.run_with(app, show_welcome_message=False)

@@ -34,7 +34,15 @@ READING_S = 2.0
 MOST_ROWS = 40
 LONGEST_CELL = 120
 
-STATES = {"training": "positive", "finished": "primary", "waiting": "grey-7", "reading": "grey-7", "quiet": "warning"}
+STATES = {
+    "waiting": "grey-7",
+    "reading": "grey-7",
+    "training": "positive",
+    "ending": "positive",
+    "finished": "primary",
+    "quiet": "warning",
+}
+"""The colour of each kind of `watched.state`."""
 
 TILES = {
     "step": "step",

@@ -113,7 +113,7 @@ def last_moment(run: Watched) -> float:
 
 
 def state(run: Watched, now: float | None = None) -> tuple[str, str]:
-    """Where the run stands, as a kind (waiting, reading, training, quiet, finished) and in words."""
+    """Where the run stands, as a kind (waiting, reading, training, ending, quiet, finished) and in words."""
     reader = run.reader
     if reader.size - reader.offset > 0 and reader.share < 0.99:
         return "reading", f"reading, {reader.share:.0%}"
@@ -122,6 +122,8 @@ def state(run: Watched, now: float | None = None) -> tuple[str, str]:
     last = last_moment(run)
     if not last:
         return "waiting", "waiting for the first step"
+    if (total := total_steps(run)) and step_of(reader.newest) >= total:
+        return "ending", "all steps are done, the report is not there yet"
     age = (time.time() if now is None else now) - last
     if age > max(QUIET_S, QUIET_STEPS * (seconds_per_step(run) or 0.0)):
         return "quiet", f"no event for {duration(age)}"
