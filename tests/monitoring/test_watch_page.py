@@ -140,6 +140,16 @@ def points(page: Any, title: str) -> dict[str, list[list[float]]]:
     return page.evaluate(code, title)
 
 
+def until_drawn(page: Any, title: str, name: str, count: int) -> list[list[float]]:
+    """Waits until a curve has so many points: figures come at once, curves as often as drawing them takes little time."""
+    code = """([title, name, count]) => {
+        const element = getElement(+document.querySelector(`[data-chart="${title}"]`).id.slice(1));
+        return element.chart?.getOption()?.series.some(one => one.name === name && one.data.length === count);
+    }"""
+    page.wait_for_function(code, arg=[title, name, count], timeout=UNTIL_MS)
+    return points(page, title)[name]
+
+
 def test_a_made_run_shows_everything_that_its_events_hold(watch, opened, pictures, tmp_path):
     data, files = pictures
     run = made_runs.long_run(tmp_path / "run", 600, data, files)
@@ -150,8 +160,7 @@ def test_a_made_run_shows_everything_that_its_events_hold(watch, opened, picture
     assert figure(page, "micro") == "32"
     assert figure(page, "state") == "all steps are done, the report is not there yet"
     assert len(titles(page)) == 15
-    loss = points(page, "Loss")["run"]
-    assert [step for step, _ in loss] == list(range(1, 601))
+    assert [step for step, _ in until_drawn(page, "Loss", "run", 600)] == list(range(1, 601))
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     scores = [[one["step"], float(f"{one['score']:.5g}")] for one in events if one["event"] == "evaluation"]
     assert points(page, "Selection score on val")["run"] == scores
@@ -198,7 +207,7 @@ def test_a_new_event_moves_the_page_within_two_seconds(watch, opened, pictures, 
         took.append(page.evaluate("moved.at(-1)") - written)
     log.close()
     assert min(took) < 2, took  # the best of five: this machine may have other work
-    assert points(page, "Loss")["run"][-1][0] == 45
+    assert until_drawn(page, "Loss", "run", 45)[-1][0] == 45
 
 
 def test_a_torn_line_and_a_run_that_is_begun_anew_are_followed(watch, opened, pictures, tmp_path):
@@ -212,13 +221,13 @@ def test_a_torn_line_and_a_run_that_is_begun_anew_are_followed(watch, opened, pi
     log.append("new_in_2030", step=40, spin="up")
     log.append("step", step=41, loss=1.0)
     until(page, "step", "41 / 40")
-    assert '{"spin": "up"}' in page.inner_text("body")
+    page.get_by_text('{"spin": "up"}').wait_for(timeout=UNTIL_MS)
     log.truncate(0)
     log.append("begin", step=0, steps=7, device="cpu", precision="fp32")
     log.append("step", step=1, loss=2.0)
     log.close()
     until(page, "step", "1 / 7")
-    assert points(page, "Loss")["run"] == [[1, 2.0]]
+    assert until_drawn(page, "Loss", "run", 1) == [[1, 2.0]]
 
 
 def test_a_copied_folder_says_that_its_pictures_are_elsewhere(watch, opened, pictures, tmp_path):
@@ -349,9 +358,8 @@ def test_the_page_follows_a_real_run_from_before_its_first_step_to_its_end(watch
     assert fit.returncode == 0, words
     until(page, "step", "400 / 400")
     until(page, "state", "finished")
-    losses = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    assert len(points(page, "Loss")["run"]) == sum(one["event"] == "step" for one in losses) == 400
-    assert len(points(page, "Selection score on val")["run"]) == 5
+    until_drawn(page, "Loss", "run", 400)
+    until_drawn(page, "Selection score on val", "run", 5)
 
 
 @pytest.mark.slow

@@ -32,6 +32,9 @@ REST_S = 1.0
 RULES_S = 5.0
 """Seconds between two looks of the rules at all that is kept."""
 
+RECONNECT_S = 30.0
+"""Seconds that a browser may be away before its page is built anew: a machine that trains answers late at times."""
+
 PICTURE_PX = 320
 MOST_PICTURES = 64
 
@@ -113,7 +116,7 @@ def mount(app: FastAPI, runs: Sequence[Watched], decode: Callable[[Path], Image.
         watching.rest_until = time.monotonic() + REST_S
         page.Page(watching.runs, lambda: watching.version, watching.findings).build()
 
-    ui.run_with(app, show_welcome_message=False)
+    ui.run_with(app, show_welcome_message=False, reconnect_timeout=RECONNECT_S)
     nicegui.on_startup(watching.keep)
 
 

@@ -28,6 +28,9 @@ SEEN_SHARE = 0.002
 SLOWEST_S = 5.0
 """Seconds after which it is drawn anew in any case, where there is something new."""
 
+DRAWING_SHARE = 0.1
+"""Of the time at most so much goes into drawing; where the machine is busy, curves come later and figures as soon."""
+
 READING_S = 2.0
 """Seconds from one drawing to the next while a long file is read for the first time."""
 
@@ -102,6 +105,7 @@ class Page:
         self.view = View(runs, runs[0])
         self.version, self.findings = version, findings
         self.drawn: Drawing | None = None
+        self.took = 0.0
         self.shown: object = None
 
     def build(self) -> None:
@@ -153,7 +157,7 @@ class Page:
             return
         for name, text in watched.figures(self.view.focus).items():
             self.tiles[name].set_text(text)
-        if self.drawn is not None and not _is_due(self.drawn, now):
+        if self.drawn is not None and not _is_due(self.drawn, now, self.took):
             return
         self.drawn = now
         self._choices()
@@ -165,6 +169,7 @@ class Page:
         self._tables()
         self._pictures()
         self.note.set_text(_note(self.view))
+        self.took = time.monotonic() - now.at
 
     # --- what is chosen -------------------------------------------------------------------------------------------
 
@@ -302,10 +307,14 @@ class Page:
                             )
 
 
-def _is_due(before: Drawing, now: Drawing) -> bool:
+def _is_due(before: Drawing, now: Drawing, took: float) -> bool:
     """Whether curves are drawn anew: to draw costs the machine that trains more than all the rest of the page."""
     waited = now.at - before.at
-    if now.view != before.view or waited >= SLOWEST_S:
+    if now.view != before.view:
+        return True
+    if waited < took / DRAWING_SHARE:
+        return False
+    if waited >= SLOWEST_S:
         return True
     if any(watched.state(run)[0] == "reading" for run in now.view.runs):
         return waited >= READING_S
