@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +101,22 @@ def test_a_run_whole_and_damaged(honeclip, tmp_path):
     assert result["checkpoints"][0]["faults"] == []
     assert "BEST names step-000009" in err
     assert "step-000001: whole" in honeclip("check", tmp_path)[1]
+
+
+def test_what_looks_sick_in_a_run_is_said_beside_its_checkpoints_and_is_no_damage(honeclip, tmp_path):
+    save(tmp_path / "checkpoints", RunState(1, 2, 0.5, {"weights": {"w": torch.ones(3)}}), keep_last=5)
+    assert json.loads(honeclip("check", tmp_path, "--json")[1])["sick"] == []
+    sick = Path(__file__).parents[1] / "monitoring" / "sick" / "collapse.jsonl"
+    (tmp_path / "events.jsonl").write_bytes(sick.read_bytes() + b'{"event": "step", "torn')
+    code, out, _ = honeclip("check", tmp_path, "--json")
+    found = json.loads(out)
+    assert (code, found["passed"]) == (0, True)
+    assert "collapse" in [one["rule"] for one in found["sick"]]
+    assert all(one["says"] and one["try"] for one in found["sick"])
+    code, out, _ = honeclip("check", tmp_path)
+    assert (code, "step-000001: whole" in out) == (0, True)
+    assert "collapse: nearly all" in out
+    assert "\n  try: a tenth of train.lr" in out
 
 
 def test_a_run_without_checkpoints(honeclip, tmp_path):

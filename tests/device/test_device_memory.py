@@ -13,10 +13,10 @@ import psutil
 import pytest
 from machines import Card, Metal, NoStatistics, card, linux, mac
 
-from honeclip.device import cgroup, resident
+from honeclip.device import cgroup, matmul, resident
 from honeclip.device.device import Cpu, Cuda, Mps
 from honeclip.device.fake import FakeMps
-from honeclip.device.memory import PeakMeter, available_bytes, baseline_bytes, budget, readings
+from honeclip.device.memory import PeakMeter, available_bytes, baseline_bytes, budget, kinds, readings, swap
 from honeclip.errors import ConfigError
 
 GB = 1_000_000_000
@@ -71,6 +71,28 @@ def test_readings_of_the_gpus():
     assert (found["total"], found["held"]) == (12 * GB, 2 * GB)
     # at most what the limit leaves beside Metal's caches, and at most a share of what the system has left
     assert found["available"] <= min(int(0.9 * 12 * GB) - 3 * GB, psutil.virtual_memory().total)
+
+
+def test_memory_by_kind_has_the_kinds_that_a_device_knows():
+    cuda, mps = Cuda(card(), "", Card()), Mps(mac(), "", Metal())
+    assert cuda.allocator_bytes() == {"allocated": 4 * GB, "driver": 6 * GB}
+    assert mps.allocator_bytes() == {"allocated": 2 * GB, "driver": 3 * GB}
+    assert set(kinds(CPU, 7)) == {"resident", "swap"}
+    found = kinds(mps, 7)
+    assert list(found) == ["allocated", "driver", "resident", "swap"]
+    assert (found["allocated"], found["swap"]) == (2 * GB, 7)
+    assert abs(found["resident"] - resident.now_bytes()) < 20 * MB
+
+
+def test_swap_is_what_the_machine_says():
+    assert 0 <= swap().used <= psutil.swap_memory().total
+    assert swap().written <= psutil.swap_memory().sout
+
+
+def test_the_bound_of_a_device_is_measured_once_and_is_no_more_than_it_can_do():
+    found = matmul.flops_per_second(CPU, "fp32")
+    assert 1e8 < found < 1e15
+    assert matmul.flops_per_second(CPU, "fp32") == found
 
 
 def test_available_on_a_cpu_is_within_memory_and_limit():

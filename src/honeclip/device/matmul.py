@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import cache
 
 import torch
 
@@ -31,13 +30,18 @@ def flops_per_second(device: Device, precision_name: str) -> float:
     dtype = autocast_dtype(precision_name) or weight_dtype(precision_name)
     # a fake of a test computes on the CPU whatever rules it has
     side = SIDES[device.backend] if device.type == device.backend else SIDES["cpu"]
-    with device.lock:
-        return _measured(device, dtype, side, torch.get_num_threads())
+    key = (device.type, dtype, side, torch.get_num_threads())
+    if key not in _KNOWN:
+        with device.lock:
+            _KNOWN[key] = _measured(device, dtype, side)
+    return _KNOWN[key]
 
 
-@cache
-def _measured(device: Device, dtype: torch.dtype, side: int, threads: int) -> float:
-    """`threads` are a CPU's, which a process may change."""
+_KNOWN: dict[tuple[str, torch.dtype, int, int], float] = {}
+"""By device, dtype, side, and threads, of which a process may change a CPU's."""
+
+
+def _measured(device: Device, dtype: torch.dtype, side: int) -> float:
     left = torch.linspace(-1, 1, side * side).reshape(side, side).to(device.handle, dtype)
     out = torch.empty_like(left)
     best, began, rounds = float("inf"), time.perf_counter(), 0
@@ -49,4 +53,4 @@ def _measured(device: Device, dtype: torch.dtype, side: int, threads: int) -> fl
     del left, out
     if device.backend != "cpu":
         device.empty_cache()
-    return AT_ONCE * 2 * side**3 / best
+    return float(AT_ONCE * 2 * side**3 / best)

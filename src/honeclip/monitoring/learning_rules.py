@@ -20,26 +20,36 @@ APART = 0.05
 
 
 def collapse(told: Told) -> Finding | None:
-    """A tower puts everything in nearly one place, and right pairs are no nearer than others."""
-    health = told.looks[-1].get("health") if told.looks else None
-    if not isinstance(health, Mapping):
+    """A tower puts everything in nearly one place, and right pairs are no nearer than others, at two looks in a row.
+
+    The look before the first step does not count: random weights begin in a narrow cone.
+    """
+    last = [_in_one_place(one) for one in told.looks[-2:] if one["step"] > 0]
+    if len(last) < 2 or not all(last):
         return None
+    return Finding(
+        "collapse",
+        f"nearly all {last[-1]} lie in one place, and right pairs are no nearer to each other than the rest: the model tells "
+        "nothing apart",
+        "a tenth of train.lr, train.warmup=10% and train.grad_clip=1; start anew, for a collapsed model does not come back",
+        told.looks[-1]["step"],
+    )
+
+
+def _in_one_place(look: Event) -> str:
+    """The towers whose embeddings are in one place at a look, in words; "" where none are."""
+    health = look.get("health")
+    if not isinstance(health, Mapping):
+        return ""
     close = {
         name: health[f"uniformity_{name}"]
         for name in ("image", "text")
         if is_number(health.get(f"uniformity_{name}")) and health[f"uniformity_{name}"] > ONE_PLACE
     }
     apart = _apart(health.get("similarity"))
-    if not close or apart is None or apart >= APART:
-        return None
-    towers = " and ".join(f"{name} embeddings (uniformity {value:.2f})" for name, value in close.items())
-    return Finding(
-        "collapse",
-        f"nearly all {towers} lie in one place, and right pairs are no nearer to each other ({apart:+.3f}) than the rest: "
-        "the model tells nothing apart",
-        "a tenth of train.lr, train.warmup=10% and train.grad_clip=1; start anew, for a collapsed model does not come back",
-        told.looks[-1]["step"],
-    )
+    if apart is None or apart >= APART:
+        return ""
+    return " and ".join(f"{name} embeddings (uniformity {abs(value):.2f} below 0)" for name, value in close.items())
 
 
 def _apart(similarity: Any) -> float | None:
@@ -52,7 +62,7 @@ def _apart(similarity: Any) -> float | None:
         ]
     except (TypeError, KeyError, ValueError, ZeroDivisionError):
         return None
-    return means[0] - means[1]
+    return float(means[0] - means[1])
 
 
 LIMITS = (1.0, 100.0)
@@ -153,8 +163,8 @@ def _same(pairs: Any, other: Any) -> bool:
     return not (is_number(pairs) and is_number(other)) or 0.8 < pairs / other < 1.25
 
 
-LOST_LEAST = 0.03
-"""Score that must be lost at least."""
+LOST_LEAST, FALLEN = 0.03, 0.9
+"""Score that must be lost at least, and the share to which the training loss must have fallen since: else it only jitters."""
 
 
 def overfitting(told: Told) -> Finding | None:
@@ -173,7 +183,7 @@ def overfitting(told: Told) -> Finding | None:
         _loss_around(told.steps, best["step"]),
         _loss_around(told.steps, told.steps[-1]["step"] if told.steps else 0),
     )
-    if then is None or end is None or end >= then:
+    if then is None or end is None or end > FALLEN * then:
         return None
     return Finding(
         "overfitting",
@@ -223,8 +233,10 @@ def _error(look: Event) -> float:
     """One standard error of a score, taken as a share of the val pairs; a tenth where their number is not told."""
     metrics = look.get("metrics")
     pairs = metrics.get("pairs") if isinstance(metrics, Mapping) else None
+    if pairs is None or not is_number(pairs) or pairs <= 0:
+        return 0.1
     share = min(max(float(look["score"]), 0.0), 1.0)
-    return math.sqrt(max(share * (1 - share), 0.01) / pairs) if is_number(pairs) and pairs > 0 else 0.1
+    return math.sqrt(max(share * (1 - share), 0.01) / pairs)
 
 
 def forgetting(told: Told) -> Finding | None:

@@ -74,7 +74,7 @@ def of_sample(
             found.extend(leaves([output]))
             if output.requires_grad:
                 output.backward(torch.ones_like(output))
-        return counter.get_total_flops() / rows
+        return float(counter.get_total_flops() / rows)
 
     try:
         fake = FakeTensorMode(allow_non_fake_inputs=True)

@@ -1,6 +1,6 @@
 """Makes a run sick, or lets it be healthy, and keeps what its rules look at: `python tests/monitoring/sick/record.py NAME...`.
 
-Each run is a real `honeclip fit`, in a process of its own. README.md says what each is. Recorded are the events as they were
+Each is a real run of `honeclip.training`. README.md says what each is. Recorded are the events as they were
 written, without captions, file names and what no rule asks for.
 """
 
@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
+import resource
+import shutil
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+
+from honeclip.training import run as runs
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 import tiny_runs  # noqa: E402
 
-SHARED = HERE.parents[3].parent / "shared" / "data"
+SHARED = HERE.parents[3] / "shared" / "data"
 
 KEPT = {
     "step": (
@@ -39,7 +45,8 @@ class Case:
     """One run.
 
     `data` is the name of a set under ../shared/data, or "drawn" for coloured shapes. `model` is a model source, or "tiny" for
-    a CLIP of two layers a tower. `before` changes the data; `beside` runs beside the process.
+    a CLIP of two layers a tower. `before` changes the data; `beside` runs beside it. `events` are
+    kept, from the first on, and of the steps every so many.
     """
 
     data: str = "drawn"
@@ -48,33 +55,51 @@ class Case:
     sets: tuple[str, ...] = ()
     before: str = ""
     beside: str = ""
-    healthy: bool = False
-    more: tuple[str, ...] = field(default=())
+    events: int = 10_000
+    every: int = 1
 
 
-FAST = ("evaluate.every=10%", "checkpoint.every=0", "report.pictures=false")
-TINY = ("train.batch=64", "train.precision=fp32", *FAST)
-STARTER = ("report.pictures=false",)
+SQUEEZED_BYTES = 30_000_000
+"""What is free while other programs are there: less than the thrashing run's step is reckoned to need."""
+
+LOOKS = ("evaluate.every=10%", "checkpoint.every=0", "report.pictures=false")
+TINY = ("train.batch=64", "train.precision=fp32", *LOOKS)
+HEADS = ("train.batch=64", *LOOKS)
+"""Of `starter`, whose frozen towers' features are computed once: a step takes milliseconds."""
+
+MICROBIOLOGY = "openstax_microbiology"
 
 CASES = {
     "collapse": Case(sets=(*TINY, "train.length=150", "train.lr=0.3", "train.grad_clip=0")),
     "diverging": Case(
-        sets=(*TINY, "train.length=300", "train.lr=0.02", "train.grad_clip=0", "train.schedule=constant")
+        data="openstax_astronomy",
+        model="starter",
+        sets=(*HEADS, "train.length=150", "train.lr=0.3", "train.warmup=90%", "train.grad_clip=0"),
+        events=150,
     ),
-    "scale_pinned": Case(sets=(*TINY, "train.length=600", "train.lr=3e-3", "loss.logit_scale=90")),
-    "overfitting": Case(rows=100, sets=(*TINY, "train.length=800", "train.lr=3e-3", "train.weight_decay=0")),
-    "plateau": Case(data="neu_det", model="starter", sets=(*FAST, "train.length=600")),
-    "forgetting": Case(sets=(*TINY, "train.length=100", "train.lr=3e-3")),
-    "leaking": Case(before="leak", sets=(*TINY, "train.length=60", "train.lr=1e-3")),
+    "scale_pinned": Case(
+        data="neu_det",
+        model="starter",
+        sets=(*HEADS, "train.length=100", "train.lr=5e-3", "train.weight_decay=0", "loss.logit_scale=90"),
+    ),
+    "overfitting": Case(MICROBIOLOGY, "starter", sets=("train.length=0.75 min", "resolution.stages=auto"), every=5),
+    "plateau": Case(MICROBIOLOGY, "starter", sets=("train.length=2 min", "resolution.stages=auto"), every=25),
+    "forgetting": Case(before="rename", sets=("train.batch=64", "train.lr=1e-3", "train.length=20", *LOOKS)),
+    "leaking": Case(before="leak", sets=(*TINY, "train.length=20", "train.lr=1e-3")),
     "data_bound": Case(
-        data="openstax_microbiology", sets=(*TINY, "train.length=30", "train.lr=1e-4", "evaluate.every=0")
+        data="openstax_microbiology", sets=(*TINY, "train.length=25", "train.lr=1e-4", "evaluate.every=0")
     ),
-    "thrashing": Case(beside="squeeze", sets=(*TINY, "train.length=400", "train.lr=1e-4", "evaluate.every=0")),
-    "healthy_astronomy": Case("openstax_astronomy", "starter", sets=STARTER, healthy=True),
-    "healthy_microbiology": Case("openstax_microbiology", "starter", sets=STARTER, healthy=True),
-    "healthy_pneumonia": Case("pneumoniamnist", "starter", sets=STARTER, healthy=True),
-    "healthy_tile": Case("magnetic_tile", "starter", sets=STARTER, healthy=True),
-    "healthy_molecules": Case("molecules", "starter", sets=STARTER, healthy=True),
+    "thrashing": Case(beside="squeeze", sets=(*TINY, "train.length=150", "train.lr=1e-4", "evaluate.every=0")),
+    **{
+        f"healthy_{name}": Case(data, "starter", sets=("report.pictures=false",))
+        for name, data in {
+            "astronomy": "openstax_astronomy",
+            "microbiology": MICROBIOLOGY,
+            "tile": "magnetic_tile",
+            "stamps": "tuxpaint_stamps",
+            "pneumonia": "pneumoniamnist",
+        }.items()
+    },
 }
 
 
@@ -86,20 +111,41 @@ def record(name: str, work: Path) -> None:
     )
     if case.before == "leak":
         leak(data / "pairs.csv")
-    model = case.model
+    model, sets = case.model, case.sets
     if model == "tiny":
         model = str(tiny_runs.model_folder(work / "model", tiny_runs.text_files(work / "text"), unaligned=False))
-    out = work / "run"
-    sets = [part for one in case.sets for part in ("--set", one)]
-    command = [sys.executable, "-m", "honeclip", "fit", "--data", str(data), "--model", model, "--out", str(out), *sets]
-    started = time.monotonic()
-    process = subprocess.Popen([*command, *case.more, "--device", "cpu"], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if case.beside == "squeeze":
-        threading.Thread(target=squeeze, args=(process,), daemon=True).start()
-    code = process.wait()
+    if case.before == "rename":
+        fit(data, model, work / "knows", (*TINY, "train.length=60", "train.lr=3e-3"))
+        model, sets = str(work / "knows"), (*sets, f"evaluate.forgetting_data={data}")
+        data = renamed(data, work / "renamed")
+    out, started = work / "run", time.monotonic()
+    with squeezed() if case.beside == "squeeze" else nullcontext():
+        fit(data, model, out, sets)
     trimmed = [trim(json.loads(line)) for line in (out / "events.jsonl").read_text().splitlines()]
+    trimmed = [one for one in trimmed if one["event"] != "step" or one["step"] % case.every == 0][: case.events]
     (HERE / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in trimmed))
-    print(f"{name}: exit {code}, {len(trimmed)} events, {time.monotonic() - started:.0f} s")
+    print(f"{name}: {len(trimmed)} events, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def fit(data: Path, model: str, out: Path, sets: tuple[str, ...]) -> None:
+    """As `honeclip fit --data DATA --model MODEL --out OUT --device cpu --set ...`, up to the last step: what comes after it
+    tells no event."""
+    finish = runs.finish
+    runs.finish = lambda *given: finish(*given) if out.name == "knows" else (None, None)
+    try:
+        runs.fit(data, out, model, sets=sets, device="cpu")
+    finally:
+        runs.finish = finish
+
+
+def renamed(data: Path, folder: Path) -> Path:
+    """The same pictures with each colour called by the name of the next one."""
+    shutil.copytree(data, folder)
+    text = (folder / "pairs.csv").read_text()
+    for old, new in zip(tiny_runs.COLOURS, tiny_runs.COLOURS[1:] + tiny_runs.COLOURS[:1], strict=True):
+        text = text.replace(f"a {old} ", f"a {new.upper()} ")
+    (folder / "pairs.csv").write_text(text.lower())
+    return folder
 
 
 def trim(event: dict) -> dict:
@@ -126,22 +172,25 @@ def leak(manifest: Path) -> None:
         out.writerows([*rows, *copied])
 
 
-def squeeze(process: subprocess.Popen) -> None:
-    """Other programs that come and go: again and again the process may not have more memory than it has (Linux)."""
-    import resource
+@contextmanager
+def squeezed() -> Iterator[None]:
+    """Other programs that come and go: again and again this process may not have more memory than it has (Linux)."""
+    over = threading.Event()
 
-    import psutil
+    def squeeze() -> None:
+        while not over.wait(1.5):
+            limit = psutil.Process().memory_info().vms + SQUEEZED_BYTES
+            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            over.wait(0.5)
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    watched = psutil.Process(process.pid)
-    while process.poll() is None:
-        time.sleep(1.5)
-        try:
-            limit = watched.memory_info().vms + 60_000_000
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-            time.sleep(0.5)
-            resource.prlimit(process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        except (psutil.Error, ProcessLookupError):
-            return
+    thread = threading.Thread(target=squeeze)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 if __name__ == "__main__":
