@@ -406,7 +406,10 @@ def _chart(title: str) -> Drawn:
 
 
 def _options() -> dict[str, Any]:
-    axis = {"axisLabel": {"color": SOFT, "hideOverlap": True}, "splitLine": {"lineStyle": {"color": LINE}}}
+    axis: dict[str, Any] = {
+        "axisLabel": {"color": SOFT, "hideOverlap": True},
+        "splitLine": {"lineStyle": {"color": LINE}},
+    }
     ends = {**axis["axisLabel"], "alignMinLabel": "left", "alignMaxLabel": "right"}
     return {
         "animation": False,
