@@ -423,7 +423,15 @@ def _options() -> dict[str, Any]:
             "textStyle": {"color": SOFT},
         },
         "tooltip": {"trigger": "axis", "confine": True},
-        "xAxis": {"type": "value", "min": 0, "max": "dataMax", **axis, "axisLabel": ends, "splitLine": {"show": False}},
+        "xAxis": {
+            "type": "value",
+            "min": 0,
+            "max": "dataMax",
+            **axis,
+            "axisLabel": ends,
+            "splitLine": {"show": False},
+            "axisLine": {"onZero": False},
+        },
         "yAxis": {"type": "value", "scale": True, "splitNumber": 4, **axis},
         "series": [],
     }
