@@ -182,5 +182,6 @@ def test_a_plan_that_goes_down_and_comes_back_once_is_no_thrashing():
 
     steps = [step(n, retries=0) for n in range(1, 100)]
     assert rules([*steps, plan(10, 2), plan(20, 1), plan(50, 2), plan(70, 4)]) == []
-    assert rules([*steps, plan(10, 2), plan(20, 1), plan(50, 2), plan(70, 1)]) == ["thrashing"]
+    assert rules([*steps, plan(10, 2), plan(20, 1), plan(50, 2), plan(70, 1)]) == []
+    assert rules([*steps, plan(10, 2), plan(20, 1), plan(50, 2), plan(70, 1), plan(90, 2)]) == ["thrashing"]
     assert rules([*steps, *(step(n, retries=1) for n in range(100, 103))]) == ["thrashing"]

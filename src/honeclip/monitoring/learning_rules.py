@@ -90,9 +90,10 @@ def scale_pinned(told: Told) -> Finding | None:
         return None
     since = scales[-pinned][0]
     if limit == high:
-        says = f"the logit scale is at its upper limit of {high:g} since step {since}: the loss sharpens what is known already"
+        says = f"the logit scale is at its upper limit of {high:g} since step {since}: it would go on without it"
         advice = (
-            "loss.temperature=fixed with loss.logit_scale=50, or fewer steps (train.length): train pairs are told apart"
+            "loss.temperature=fixed with loss.logit_scale=50, a shorter train.length, or a larger "
+            "loss.effective_negatives where the temperature is auto"
         )
     else:
         says = f"the logit scale is at its lower limit of {low:g} since step {since}: the loss has given up telling pairs apart"
@@ -163,19 +164,22 @@ def _same(pairs: Any, other: Any) -> bool:
     return not (is_number(pairs) and is_number(other)) or 0.8 < pairs / other < 1.25
 
 
+LOOKS_SINCE, MEAN_OF = 5, 3
+"""Evaluations after the best one, and the last of them whose mean is the score now: scores swing, and a best one is a swing."""
+
 LOST_LEAST, FALLEN = 0.03, 0.9
 """Score that must be lost at least, and the share to which the training loss must have fallen since: else it only jitters."""
 
 
 def overfitting(told: Told) -> Finding | None:
     """The score on val falls by more than it can be trusted while the training loss falls further."""
-    if len(told.looks) < 4:
+    if not told.looks:
         return None
     best = max(told.looks, key=lambda one: one["score"])
     since = [one for one in told.looks if one["step"] > best["step"]]
-    if len(since) < 3:
+    if len(since) < LOOKS_SINCE:
         return None
-    now = fmean(one["score"] for one in since[-2:])
+    now = fmean(one["score"] for one in since[-MEAN_OF:])
     lost = best["score"] - now
     if lost <= max(LOST_LEAST, _error(best)):
         return None

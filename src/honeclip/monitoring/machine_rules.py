@@ -48,8 +48,8 @@ def leaking(told: Told) -> Finding | None:
     )
 
 
-REVERSALS = 2
-"""How often the plan went the other way."""
+REVERSALS = 3
+"""How often the plan went the other way, or a step began again. A stage plans anew, which turns it twice at most."""
 
 
 def thrashing(told: Told) -> Finding | None:
@@ -59,7 +59,7 @@ def thrashing(told: Told) -> Finding | None:
     sizes = [_room(one) for one in plans]
     ways = [now > before for before, now in pairwise(sizes) if now != before]
     turns = sum(now != before for before, now in pairwise(ways))
-    if turns < REVERSALS and retries <= REVERSALS:
+    if turns < REVERSALS and retries < REVERSALS:
         return None
     again = f", and {retries} times a step began again after memory ran out" if retries else ""
     return Finding(

@@ -31,7 +31,7 @@ RULES: tuple[Callable[[Told], Finding | None], ...] = (
 def findings(events: Sequence[Event]) -> list[Finding]:
     """Everything that looks sick in a run, in the order of `RULES`; [] where nothing does.
 
-    The time that it takes grows with the events, about a second for 300,000 steps: who watches a run asks now and then.
+    The time that it takes grows with the events, about half a second for 300,000 steps: who watches a run asks now and then.
 
     Args:
         events: of events.jsonl in their order, as `monitoring.events.read` gives them. Fields that older runs do not write

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
-import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from honeclip.device import detect
+from honeclip.device.fake import FakeMps
 from honeclip.training import run as runs
 
 HERE = Path(__file__).resolve().parent
@@ -59,9 +56,9 @@ class Case:
     every: int = 1
 
 
-SQUEEZED_BYTES = 30_000_000
-"""What is free while other programs are there: less than the thrashing run's step is reckoned to need."""
+PLENTY = 10**12
 
+QUIET = ("evaluate.every=0", "checkpoint.every=0", "report.pictures=false")
 LOOKS = ("evaluate.every=10%", "checkpoint.every=0", "report.pictures=false")
 TINY = ("train.batch=64", "train.precision=fp32", *LOOKS)
 HEADS = ("train.batch=64", *LOOKS)
@@ -78,18 +75,22 @@ CASES = {
         events=150,
     ),
     "scale_pinned": Case(
-        data="neu_det",
+        data="openstax_astronomy",
         model="starter",
-        sets=(*HEADS, "train.length=100", "train.lr=5e-3", "train.weight_decay=0", "loss.logit_scale=90"),
+        sets=(*HEADS, "train.length=90", "evaluate.every=0", "loss.temperature=auto", "loss.effective_negatives=0"),
     ),
     "overfitting": Case(MICROBIOLOGY, "starter", sets=("train.length=0.75 min", "resolution.stages=auto"), every=5),
     "plateau": Case(MICROBIOLOGY, "starter", sets=("train.length=2 min", "resolution.stages=auto"), every=25),
-    "forgetting": Case(before="rename", sets=("train.batch=64", "train.lr=1e-3", "train.length=20", *LOOKS)),
+    "forgetting": Case(MICROBIOLOGY, "starter", before="molecules", sets=("report.pictures=false",)),
     "leaking": Case(before="leak", sets=(*TINY, "train.length=20", "train.lr=1e-3")),
     "data_bound": Case(
         data="openstax_microbiology", sets=(*TINY, "train.length=25", "train.lr=1e-4", "evaluate.every=0")
     ),
-    "thrashing": Case(beside="squeeze", sets=(*TINY, "train.length=150", "train.lr=1e-4", "evaluate.every=0")),
+    "thrashing": Case(
+        rows=40,
+        beside="squeeze",
+        sets=("train.batch=8", "memory.micro_batch=2", "train.length=130", "train.precision=fp32", *QUIET),
+    ),
     **{
         f"healthy_{name}": Case(data, "starter", sets=("report.pictures=false",))
         for name, data in {
@@ -114,10 +115,10 @@ def record(name: str, work: Path) -> None:
     model, sets = case.model, case.sets
     if model == "tiny":
         model = str(tiny_runs.model_folder(work / "model", tiny_runs.text_files(work / "text"), unaligned=False))
-    if case.before == "rename":
-        fit(data, model, work / "knows", (*TINY, "train.length=60", "train.lr=3e-3"))
-        model, sets = str(work / "knows"), (*sets, f"evaluate.forgetting_data={data}")
-        data = renamed(data, work / "renamed")
+    if case.before == "molecules":
+        other = SHARED / "molecules"
+        fit(other, model, work / "knows", ("report.pictures=false",))
+        model, sets = str(work / "knows"), (*sets, f"evaluate.forgetting_data={other}")
     out, started = work / "run", time.monotonic()
     with squeezed() if case.beside == "squeeze" else nullcontext():
         fit(data, model, out, sets)
@@ -136,16 +137,6 @@ def fit(data: Path, model: str, out: Path, sets: tuple[str, ...]) -> None:
         runs.fit(data, out, model, sets=sets, device="cpu")
     finally:
         runs.finish = finish
-
-
-def renamed(data: Path, folder: Path) -> Path:
-    """The same pictures with each colour called by the name of the next one."""
-    shutil.copytree(data, folder)
-    text = (folder / "pairs.csv").read_text()
-    for old, new in zip(tiny_runs.COLOURS, tiny_runs.COLOURS[1:] + tiny_runs.COLOURS[:1], strict=True):
-        text = text.replace(f"a {old} ", f"a {new.upper()} ")
-    (folder / "pairs.csv").write_text(text.lower())
-    return folder
 
 
 def trim(event: dict) -> dict:
@@ -174,23 +165,14 @@ def leak(manifest: Path) -> None:
 
 @contextmanager
 def squeezed() -> Iterator[None]:
-    """Other programs that come and go: again and again this process may not have more memory than it has (Linux)."""
-    over = threading.Event()
-
-    def squeeze() -> None:
-        while not over.wait(1.5):
-            limit = psutil.Process().memory_info().vms + SQUEEZED_BYTES
-            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-            over.wait(0.5)
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-    thread = threading.Thread(target=squeeze)
-    thread.start()
+    """A device whose free memory goes as other programs come and go: for a step in thirty next to nothing is free."""
+    fake = FakeMps(available_bytes=[PLENTY, *([PLENTY] * 60 + [1, 1]) * 5, PLENTY])
+    choose = detect.choose
+    detect.choose = lambda wanted="auto": fake
     try:
         yield
     finally:
-        over.set()
-        thread.join()
+        detect.choose = choose
 
 
 if __name__ == "__main__":
