@@ -27,6 +27,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "tune",
+    "watch",
     "predict",
     "embed",
     "search",

@@ -44,6 +44,19 @@ def test_a_log_gets_the_first_the_last_and_about_ten_lines_between():
     assert "\x1b" not in file.getvalue()
 
 
+def test_memory_stands_against_the_budget_and_the_best_score_beside_it_once_they_are_known():
+    progress, file, clock = watched(terminal=False)
+    figures = {"loss": 2.0, "samples_per_second": 85.4, "memory_bytes": 1_230_000_000, "budget_bytes": 6_000_000_000}
+    with progress:
+        progress.step(1, 2, **figures)
+        clock.now += 2.0
+        progress.step(2, 2, **figures, best=0.4271)
+    assert file.getvalue().splitlines() == [
+        "training 1/2, loss 2, 85.4 samples/s, 1.23 of 6 GB",
+        "training 2/2, loss 2, 85.4 samples/s, 1.23 of 6 GB, best 0.427",
+    ]
+
+
 def test_a_log_of_slow_steps_gets_a_line_every_so_many_seconds():
     progress, file, clock = watched(terminal=False, every_s=30.0)
     with progress:
@@ -131,6 +144,8 @@ def test_an_error_inside_leaves_the_terminal_whole():
         (200, "3 min 20 s"),
         (3599.7, "1 h 00 min"),
         (7500, "2 h 05 min"),
+        (47 * 3600, "47 h 00 min"),
+        (71 * 3600, "2 days"),
     ],
 )
 def test_durations(seconds, text):

@@ -14,8 +14,8 @@ from live_server import b64, encoded, images, message, picture, until
 from PIL import Image
 
 from honeclip.errors import BadInput
+from honeclip.hosts import is_loopback
 from honeclip.serving import keys as key_files
-from honeclip.serving.guard import is_loopback
 from honeclip.serving.refusals import public
 
 ANNA, BERT = "0123456789abcdef", "fedcba9876543210"

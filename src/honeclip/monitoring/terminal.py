@@ -68,10 +68,31 @@ class Progress:
         """Writes a line that stays, above the bar where there is one."""
         self._print(text)
 
-    def step(self, done: int, total: int, *, loss: float, samples_per_second: float, memory_bytes: int) -> None:
-        """Shows a step of training: its 1-based number, of how many, and the figures of the moment (GB = 1e9 bytes)."""
-        figures = f"loss {loss:.4g}, {samples_per_second:.3g} samples/s, {memory_bytes / 1e9:.2f} GB"
-        self.update("training", done, total, figures)
+    def step(
+        self,
+        done: int,
+        total: int,
+        *,
+        loss: float,
+        samples_per_second: float,
+        memory_bytes: int,
+        budget_bytes: int | None = None,
+        best: float | None = None,
+    ) -> None:
+        """Shows a step of training: its 1-based number, of how many, and the figures of the moment (GB = 1e9 bytes).
+
+        Args:
+            done: the step.
+            total: steps of the run.
+            loss: of the step.
+            samples_per_second: of the step.
+            memory_bytes: what counts for the budget now.
+            budget_bytes: the budget; None where it is not known.
+            best: the best selection score on val so far; None before there is one.
+        """
+        memory = f"{memory_bytes / 1e9:.2f}{'' if budget_bytes is None else f' of {budget_bytes / 1e9:.3g}'} GB"
+        figures = [f"loss {loss:.4g}", f"{samples_per_second:.3g} samples/s", memory]
+        self.update("training", done, total, ", ".join(figures + ([] if best is None else [f"best {best:.3f}"])))
 
     def counter(self, title: str) -> Callable[[int, int], None]:
         """A function of (done, total) that shows one piece of work, such as computing features."""
@@ -105,10 +126,12 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "8 s", "3 min 20 s", "2 h 05 min"."""
+    """Seconds as people say them: "8 s", "3 min 20 s", "2 h 05 min", and from two days on "3 days"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 2 * 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} days"

@@ -7,7 +7,6 @@ nobody waits for is stopped, headers for browsers are added, and each request is
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import time
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from honeclip.hosts import host_of, is_loopback
 from honeclip.serving import refusals
 from honeclip.serving.keys import Keys
 from honeclip.serving.metrics import Metrics
@@ -281,21 +281,3 @@ async def refuse(send: Send, error: Refused) -> None:
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": content})
-
-
-def host_of(header: str) -> str:
-    """The host of a Host header, without its port and brackets."""
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address means this machine and no other."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

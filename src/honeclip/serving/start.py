@@ -12,6 +12,7 @@ from pathlib import Path
 
 from honeclip.embedding.index import Index
 from honeclip.errors import BadInput
+from honeclip.hosts import is_loopback
 from honeclip.serving import app as apps
 from honeclip.serving import keys as key_files
 from honeclip.serving import page
@@ -19,7 +20,6 @@ from honeclip.serving import server as servers
 from honeclip.serving.cache import Cache
 from honeclip.serving.engine import Engine
 from honeclip.serving.fetch import Fetch
-from honeclip.serving.guard import is_loopback
 from honeclip.serving.keys import Keys
 from honeclip.serving.metrics import Metrics
 from honeclip.serving.routes import Service

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named, save
 from honeclip.device import matmul
-from honeclip.device.memory import PeakMeter
+from honeclip.device.memory import PeakMeter, budget
 from honeclip.embedding.features import Features as Caches
 from honeclip.errors import Interrupted, NonFiniteError, RunError
 from honeclip.evaluation.answers import Metrics
@@ -81,6 +82,7 @@ class Session:
 
     def train(self, learner: Learner, position: Position, state: RunState | None) -> Position:
         """Every step that is left, stage by stage."""
+        self._says_what_is_ahead(position)
         begun = sizes_begun(state)
         table = self.schedule(begun, position.step)
         while position.step < position.total_steps:
@@ -118,6 +120,25 @@ class Session:
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
+
+    @cached_property
+    def budget_bytes(self) -> int:
+        """What the run may use, as it was when it was first asked for: of a card it is a share of what is free."""
+        return budget(self.prepared.device, self.prepared.config.memory.budget_gb).bytes
+
+    def _says_what_is_ahead(self, position: Position) -> None:
+        """Writes down what whoever watches cannot know from the steps: how many there will be, and what memory there is."""
+        found = self.prepared
+        self.log.append(
+            "begin",
+            step=position.step,
+            steps=position.total_steps,
+            batch=round(found.mean_batch),
+            device=found.device.name,
+            precision=found.precision.name,
+            budget_bytes=self.budget_bytes,
+            imports_bytes=found.imports_bytes if found.device.backend == "cpu" else 0,
+        )
 
     def caches(self) -> Caches:
         """Of the bodies that never learn, at the size that the model has now."""
@@ -280,6 +301,8 @@ class Session:
             loss=step.result.loss,
             samples_per_second=step.pairs / seconds,
             memory_bytes=held,
+            budget_bytes=self.budget_bytes,
+            best=position.best_score,
         )
         return position
 
