@@ -44,12 +44,13 @@ class News:
     more: bool = False
 
 
-def news(path: Path, place: Place = Place()) -> News:
+def news(path: Path, place: Place = Place(), until: int | None = None) -> News:
     """The whole lines after a place, about `CHUNK_BYTES` of them; call it again at `place` while there is `more`.
 
     Args:
         path: events.jsonl; a missing one is empty.
         place: of the last call; the start of the file when left out.
+        until: bytes from the start of the file, at the end of a line, beyond which nothing is read.
     """
     try:
         opened = path.open("rb")
@@ -60,7 +61,9 @@ def news(path: Path, place: Place = Place()) -> News:
         if again:
             place = Place()
         file.seek(place.offset)
-        text, more = _whole_lines(file)
+        text, more = _whole_lines(
+            file, CHUNK_BYTES if until is None else max(0, min(CHUNK_BYTES, until - place.offset))
+        )
     if not text:
         return News((), place, again)
     last = text[text.rfind(b"\n", 0, -1) + 1 :]
@@ -73,14 +76,14 @@ def _is_at(file: BinaryIO, place: Place) -> bool:
     return file.read(len(place.tail)) == place.tail
 
 
-def _whole_lines(file: BinaryIO) -> tuple[bytes, bool]:
-    """From where the file stands up to and with the last line end of a chunk, and whether the file goes on after it."""
+def _whole_lines(file: BinaryIO, most: int) -> tuple[bytes, bool]:
+    """From where the file stands up to and with the last line end of `most` bytes, and whether it may go on after that."""
     text = b""
-    while chunk := file.read(CHUNK_BYTES):
+    while chunk := file.read(most):
         text += chunk
         end = text.rfind(b"\n") + 1
         if end:
-            return text[:end], len(chunk) == CHUNK_BYTES
+            return text[:end], len(chunk) == most
     return b"", False
 
 
