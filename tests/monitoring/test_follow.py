@@ -104,3 +104,28 @@ def test_however_the_bytes_arrive_each_event_comes_once(tmp_path_factory, sizes,
         assert not found.again
         place, seen = found.place, [*seen, *found.events]
     assert seen == events.read(folder / "whole.jsonl")
+
+
+def test_the_end_of_a_file_is_where_reading_it_ends(file, monkeypatch):
+    assert follow.end(file) == Place()
+    log = EventLog(file)
+    for number in range(50):
+        log.append("step", step=number, filling="x" * number * 10)
+    with file.open("ab") as opened:
+        opened.write(b'{"event": "step", "st')
+    assert follow.end(file) == news(file).place
+    monkeypatch.setattr(follow, "CHUNK_BYTES", 700)
+    assert follow.end(file) == Place(log.offset, news(file, follow.end(file)).place.tail)
+    log.close()
+
+
+def test_nothing_is_read_beyond_where_it_is_to_end(file):
+    log = EventLog(file)
+    log.append("step", step=1)
+    offset = log.offset
+    log.append("step", step=2)
+    log.close()
+    found = news(file, until=offset)
+    assert (steps(found), found.place.offset) == ([1], offset)
+    assert news(file, found.place, offset).events == ()
+    assert steps(news(file, found.place)) == [2]

@@ -126,11 +126,12 @@ def _through_apprise(address: str) -> Send:
         return lambda message: "apprise knows no such address, or lacks what it needs for it; see docs/notifications.md"
 
     def send(message: Message) -> str:
-        done = made.notify(body=message.body, title=message.title, notify_type=apprise.NotifyType(message.kind))
-        if done:
-            return ""
-        # of what apprise logs no more than the status of an answer: the rest may repeat parts of an address
-        found = [match[1] for entry in done.logs() if (match := re.search(r"\berror=(\d{3})\b", entry.message))]
+        kind = apprise.NotifyType(message.kind)
+        with made.notify(body=message.body, title=message.title, notify_type=kind) as done:
+            if done:
+                return ""
+            # of what apprise logs no more than the status of an answer: the rest may repeat parts of an address
+            found = [match[1] for entry in done.logs() if (match := re.search(r"\berror=(\d{3})\b", entry.message))]
         return f"the message was not taken{f', the answer is status {found[-1]}' if found else ''}"
 
     return send

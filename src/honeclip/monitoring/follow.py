@@ -44,6 +44,20 @@ class News:
     more: bool = False
 
 
+def end(path: Path) -> Place:
+    """The place after the last whole line; a missing file's is its start."""
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError:
+        return Place()
+    with opened as file:
+        begin = max(0, file.seek(0, 2) - CHUNK_BYTES)
+        file.seek(begin)
+        text = file.read(CHUNK_BYTES)
+    length = text.rfind(b"\n") + 1
+    return Place(begin + length, _tail(text[:length])) if length else Place()
+
+
 def news(path: Path, place: Place = Place(), until: int | None = None) -> News:
     """The whole lines after a place, about `CHUNK_BYTES` of them; call it again at `place` while there is `more`.
 
@@ -66,8 +80,12 @@ def news(path: Path, place: Place = Place(), until: int | None = None) -> News:
         )
     if not text:
         return News((), place, again)
-    last = text[text.rfind(b"\n", 0, -1) + 1 :]
-    return News(_events(text), Place(place.offset + len(text), last[-TAIL_BYTES:]), again, more)
+    return News(_events(text), Place(place.offset + len(text), _tail(text)), again, more)
+
+
+def _tail(text: bytes) -> bytes:
+    """Of the last line, where all of them are whole."""
+    return text[text.rfind(b"\n", 0, -1) + 1 :][-TAIL_BYTES:]
 
 
 def _is_at(file: BinaryIO, place: Place) -> bool:

@@ -101,7 +101,7 @@ def after(seen: Seen, event: Mapping[str, Any], targets: Sequence[Target] = ()) 
     kind, time = event.get("event"), _number(event.get("time"))
     step = int(_number(event.get("step")) or 0)
     found: tuple[Milestone, ...] = ()
-    if kind == "step":
+    if kind == "step" and step:
         seen, found = _stepped(seen, event, step, time)
     elif kind == "evaluation":
         seen, found = _evaluated(seen, event, step, targets)

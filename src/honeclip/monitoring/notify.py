@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from honeclip import notices
-from honeclip.monitoring import milestones
+from honeclip.monitoring import follow, milestones
 from honeclip.monitoring.delivery import Courier, Kind, Message
 from honeclip.monitoring.events import ending
 from honeclip.monitoring.follow import Place, news
@@ -76,12 +76,14 @@ def telling(
     if not found or not when:
         yield
         return
+    place = follow.end(file)
     orders = {
         "file": str(file.absolute()),
         "run": run,
         "found": list(found),
         "when": list(when),
-        "read": file.stat().st_size if file.exists() else 0,
+        "read": (place.offset, place.tail.hex()),
+        "since": time.time(),
         "stalled_least_s": stalled_least_s,
         "parent": os.getpid(),
     }
@@ -140,7 +142,7 @@ def _pass_on(lines: IO[str], say: Callable[[str], None], closing: threading.Even
 class _Watch:
     """The process's view of a run: what it has seen, what it has told, and what waits to be told."""
 
-    def __init__(self, file: Path, when: Sequence[str], stalled_least_s: float, read: int) -> None:
+    def __init__(self, file: Path, when: Sequence[str], stalled_least_s: float, known: Place, since: float) -> None:
         self.file = file
         self.when = when
         self.targets = [one for text in when if (one := notices.target(text)) is not None]
@@ -151,13 +153,20 @@ class _Watch:
         self.waiting: list[Milestone] = []
         self.over = False
         self.news_at = time.monotonic()
-        if read:
-            self.read(read)
+        if known.offset:
+            # the run may have cut its file back already, and written on, while this process was starting
+            intact = not news(file, known).again
+            self.read(known.offset if intact else None, 0.0 if intact else since)
             # steps of before say nothing of how long it takes until there are new ones
             self.seen = replace(self.seen, waits=False)
 
-    def read(self, until: int | None = None) -> None:
-        """Takes what is new in the file. What lies before `until` was there before the run went on: it is known, not told."""
+    def read(self, until: int | None = None, since: float = 0.0) -> None:
+        """Takes what is new in the file.
+
+        Args:
+            until: read no further; what lies before it is known, not told.
+            since: seconds since 1970; what is older is known as well.
+        """
         more = True
         while more:
             found = news(self.file, self.place, until)
@@ -165,7 +174,7 @@ class _Watch:
             if found.again:
                 self.seen = Seen()
             for event in found.events:
-                self.take(event, is_new=until is None)
+                self.take(event, is_new=until is None and not _older(event, since))
             if found.events or found.again:
                 self.news_at = time.monotonic()
 
@@ -209,7 +218,9 @@ def main() -> None:
 
 def _follow(orders: dict[str, Any], couriers: Sequence[Courier], end: _End) -> None:
     """Until the run has ended and everything is handed to the couriers."""
-    watch = _Watch(Path(orders["file"]), orders["when"], orders["stalled_least_s"], orders["read"])
+    offset, tail = orders["read"]
+    known = Place(offset, bytes.fromhex(tail))
+    watch = _Watch(Path(orders["file"]), orders["when"], orders["stalled_least_s"], known, orders["since"])
     sent_at, missing = -GAP_S, False
     while True:
         ended = end.came(POLL_S)
@@ -248,6 +259,11 @@ def written(run: str, found: Sequence[Milestone]) -> Message:
     """The message of one or more milestones; the last one gives the title."""
     last = found[-1]
     return Message(f"honeclip, {run}: {last.name}", "\n".join(one.words for one in found), KINDS.get(last.name, "info"))
+
+
+def _older(event: Mapping[str, Any], since: float) -> bool:
+    found = event.get("time")
+    return isinstance(found, int | float) and found < since
 
 
 class _End:
