@@ -27,6 +27,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "tune",
+    "track",
     "predict",
     "embed",
     "search",

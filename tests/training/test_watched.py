@@ -140,6 +140,7 @@ def test_a_run_that_is_stopped_says_so_at_its_end(quick, tmp_path, http, monkeyp
     assert last(tmp_path / "run")["status"] == "interrupted"
 
 
+@pytest.mark.slow
 @needs_signals
 def test_the_command_that_is_killed_from_outside_is_told_of(vit, data, tmp_path, session_home, http):
     sets = ["train.length=100000", "train.batch=8", "train.precision=fp32", "evaluate.every=0", "checkpoint.every=0"]

@@ -55,6 +55,7 @@ for _verb in (
     "evaluate",
     "compare",
     "tune",
+    "track",
     "predict",
     "embed",
     "search",
