@@ -11,14 +11,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import apprise
 import pytest
 import receivers
 import tiny_runs
 
+from honeclip import notices
 from honeclip.errors import BadInput, Interrupted
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.notify import telling
@@ -267,3 +270,18 @@ def test_a_desktop_without_such_a_program_is_said_once(file, tmp_path, monkeypat
         log.append("end", status="done")
     assert "is not installed, which shows messages on a desktop" in said.next()
     assert said.rest() == []
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a plugin's library
+def test_every_address_in_the_guide_is_one_that_apprise_knows():
+    guide = Path(__file__).parents[2] / "docs" / "notifications.md"
+    block = guide.read_text(encoding="utf-8").partition("## Whom")[2].split("```")[1].removeprefix("toml\n")
+    urls = [url for url in tomllib.loads(block)["urls"] if url != "desktop://"]
+    assert len(urls) > 4
+    assert [url for url in urls if not apprise.Apprise().add(url)] == []
+
+
+def test_every_moment_and_figure_is_in_the_guide():
+    guide = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text(encoding="utf-8")
+    for name in (*notices.MOMENTS, *notices.BOTH, *notices.ZERO_SHOT, "score", "forgetting"):
+        assert f"`{name}`" in guide, name

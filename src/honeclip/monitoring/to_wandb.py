@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from honeclip.errors import BadInput, HoneclipError
 from honeclip.monitoring.trackers import Figures
 
@@ -60,7 +62,7 @@ class WeightsAndBiases:
             )
         except wandb.Error as error:
             raise HoneclipError(f"wandb cannot begin a run: {error}") from None
-        self._histogram = wandb.Histogram
+        self._histogram, self._teardown = wandb.Histogram, wandb.teardown
         # wandb's own step only ever rises; a run that went back does not
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -73,7 +75,7 @@ class WeightsAndBiases:
     def write(self, figures: Figures) -> None:
         """One row, with the step and the time of its event."""
         drawn = {
-            tag: self._histogram(np_histogram=(list(counts), list(edges)))
+            tag: self._histogram(np_histogram=(np.asarray(counts), np.asarray(edges)))
             for tag, (edges, counts) in figures.histograms.items()
         }
         self._run.log({"step": figures.step, "time": figures.time, **figures.values, **drawn})
@@ -85,8 +87,9 @@ class WeightsAndBiases:
         """wandb writes each row at once."""
 
     def close(self) -> None:
-        """Ends the run."""
+        """Ends the run; when this returns its file is whole."""
         self._run.finish()
+        self._teardown()  # the end of a run alone does not wait for what is on its way to the disk
 
 
 def _mode() -> Any:
