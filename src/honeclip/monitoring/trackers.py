@@ -33,6 +33,9 @@ NO_FIGURES = (
     "rewinds",
 )
 
+NO_CURVES = ("begin", "stage")
+"""Events whose numbers are settings."""
+
 Histogram = tuple[Sequence[float], Sequence[float]]
 """N + 1 edges and N counts."""
 
@@ -116,7 +119,7 @@ def _take(tracker: Tracker, event: Mapping[str, Any], last: int) -> int:
 def figures(event: Mapping[str, Any]) -> Figures | None:
     """The numbers of an event; None where it has none, or no step. Texts, pictures and intervals are left out."""
     kind, step, when = event.get("event"), event.get("step"), _number(event.get("time"))
-    if not isinstance(kind, str) or not isinstance(step, int) or when is None:
+    if not isinstance(kind, str) or kind in NO_CURVES or not isinstance(step, int) or when is None:
         return None
     prefix = PREFIXES.get(kind, kind)
     values = _flat(prefix, event)

@@ -25,12 +25,12 @@ from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner
+from honeclip.training.notified import finished, notified
 from honeclip.training.prepared import Prepared, Say, prepare
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
 from honeclip.training.state import Position, restore, stored_size
 from honeclip.training.validation import Score
-from honeclip.training.watched import finished, watched
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def fit(
             say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
             return done
         prepared = prepare(found.config, device, say, progress)
-        with locked(found.folder.path), folders.claimed(found), watched(found.folder, found.config, say):
+        with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
             return _run(found.folder, prepared, stop, say, progress)
 
 

@@ -17,7 +17,7 @@ from honeclip.training.prepared import Say
 
 
 @contextmanager
-def watched(folder: RunFolder, config: Config, say: Say) -> Iterator[None]:
+def notified(folder: RunFolder, config: Config, say: Say) -> Iterator[None]:
     """Inside is a run. The caller holds the folder's lock.
 
     Args:
