@@ -15,7 +15,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-WAIT_S = 60
+WAIT_S = 120
 """Until a message must have come; a test that fails waits so long, one that passes does not."""
 
 
