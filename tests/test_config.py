@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 import pytest
@@ -85,7 +86,8 @@ def test_every_key_is_described_with_its_default():
     said = configs.describe()
     for key, default in configs.keys().items():
         line = next(line for line in said.splitlines() if line.startswith(f"{key} = "))
-        assert str(default).lower().strip('"') in line.lower() or default == {}
+        shown = str(default).lower() if not isinstance(default, str | tuple) else json.dumps(default)
+        assert line.startswith(f"{key} = {shown}: ") or default == {}
         assert len(line.partition(": ")[2]) > 10
 
 

@@ -20,13 +20,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from honeclip import schedule, sizes
+from honeclip import notices, schedule, sizes
 from honeclip.errors import ConfigError
 from honeclip.sizes import SizeStage
 
@@ -102,6 +104,20 @@ def _scales(value: Any) -> Any:
     return tuple(sorted(map(float, value), reverse=True))
 
 
+def _several(value: Any) -> Any:
+    """`--set notify.when=done` is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def _moment(value: str) -> str:
+    asked = notices.target(value)
+    return value if asked is None else str(asked)
+
+
+def _shown(address: SecretStr) -> str:
+    return notices.masked(address.get_secret_value())
+
+
 Steps = Annotated[str | int, AfterValidator(_duration)]
 Length = Annotated[str | int, AfterValidator(_length)]
 Share = Annotated[float, BeforeValidator(_strictly_number), Field(ge=0, le=1)]
@@ -119,6 +135,12 @@ Weights = Annotated[
 Sizes = Annotated[
     Literal["native", "auto"] | tuple[SizeStage, ...] | Annotated[int, Field(ge=1)], BeforeValidator(sizes.read)
 ]
+
+
+Moments = Annotated[tuple[Annotated[str, AfterValidator(_moment)], ...], BeforeValidator(_several)]
+# what is written, printed or compared of an address is masked; only `get_secret_value` has it whole
+Address = Annotated[SecretStr, PlainSerializer(_shown)]
+Addresses = Annotated[tuple[Address, ...], BeforeValidator(_several)]
 
 
 class Section(BaseModel):
@@ -287,6 +309,19 @@ class Checkpoint(Section):
     keep_best: bool = Field(True, description="whether the best one is kept as well")
 
 
+class Notify(Section):
+    """`[notify]`: who is told of the run, and when."""
+
+    urls: Addresses = Field(
+        (),
+        description="apprise addresses, desktop://, or env:NAME for a variable that holds one (docs/notifications.md)",
+    )
+    when: Moments = Field(
+        ("best", "failed", "done"),
+        description=f"{', '.join(notices.MOMENTS)}, or comparisons of figures on val such as R@10>0.6",
+    )
+
+
 class Report(Section):
     """`[report]`: what the report shows."""
 
@@ -304,6 +339,7 @@ class Config(Section):
     resolution: Resolution = Resolution()
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
+    notify: Notify = Notify()
     report: Report = Report()
 
 
@@ -398,7 +434,7 @@ def _merged(
         _merge(merged, origins, faults, read, str(file))
     _merge(merged, origins, faults, values or {}, "options")
     for text in sets:
-        _merge(merged, origins, faults, _one_set(text, faults), f"--set {text}")
+        _merge(merged, origins, faults, _one_set(text, faults), f"--set {_without_address(text)}")
     return merged, origins, faults
 
 
@@ -415,13 +451,24 @@ def _one_set(text: str, faults: list[str]) -> dict[str, dict[str, Any]]:
     key, equals, value = text.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot:
-        faults.append(f"--set {text}: write section.key=value, for example train.batch=128")
+        faults.append(f"--set {_without_address(text)}: write section.key=value, for example train.batch=128")
         return {}
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     return {section: {name: parsed}}
+
+
+def _without_address(text: str) -> str:
+    """A `--set` as a message may repeat it: of what is `notify.urls`, perhaps mistyped, no more than the key."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        return notices.masked(text) if "://" in text else text
+    name = key.strip()
+    plain = name in keys() and name != "notify.urls"
+    hidden = name.startswith("notify.") if not plain else name == "notify.when" and "://" in value
+    return f"{key}={notices.HIDDEN}" if hidden or ("://" in value and not plain) else text
 
 
 def _merge(
@@ -464,7 +511,10 @@ def _fault(error: Any, origins: Mapping[str, str]) -> str:
     field = type(Config.model_fields[section].default).model_fields.get(key)
     about = f"; it is: {field.description}, default {_toml_value(field.default)}" if field else ""
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{name} = {error['input']!r}: {reason} (from {origins.get(name, 'default')}){about}"
+    # an address may also have been given to the wrong one of the two keys
+    hidden = name == "notify.urls" or (section == "notify" and "://" in str(error["input"]))
+    given = notices.HIDDEN if hidden else repr(error["input"])
+    return f"{name} = {given}: {reason} (from {origins.get(name, 'default')}){about}"
 
 
 def _toml_value(value: Any) -> str:
@@ -472,4 +522,6 @@ def _toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
     return "{}" if value == {} else str(value)

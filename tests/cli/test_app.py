@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "tune",
     "watch",
+    "track",
     "predict",
     "embed",
     "search",

@@ -128,7 +128,7 @@ def test_help_lists_every_key_with_its_default_and_an_example(command):
     assert code == 0
     lines = [line.strip() for line in printed.splitlines()]
     for key, default in configs.keys().items():
-        shown = '"' + default + '"' if isinstance(default, str) else str(default).lower()
+        shown = str(default).lower() if not isinstance(default, str | tuple) else json.dumps(default)
         line = next(line for line in lines if line.startswith(f"{key} = "))
         assert line.startswith(f"{key} = {shown}: "), line
     assert "Example: honeclip fit --data" in printed

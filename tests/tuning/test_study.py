@@ -203,3 +203,18 @@ def test_trials_are_compared_by_what_the_domain_selects_by(study, tmp_path):
     assert all(min(abs(trial.value - value) for value in possible) < 1e-9 for trial in found.study.trials)
     as_always = study(trials=2, pruner="none", out=tmp_path / "other")
     assert as_always.study.trials[0].intermediate_values != found.study.trials[0].intermediate_values
+
+
+def test_a_study_keeps_no_address_of_those_who_would_be_told_of_runs(study, tmp_path):
+    secret = "t0psecret"
+    urls = f"notify.urls=['json://127.0.0.1:1/{secret}', 'env:SOMEBODY']"
+    study(urls, trials=1)
+    assert "notify.urls are told of runs of fit; a study tells nobody" in study.said
+    files = [path for path in (tmp_path / "tune").rglob("*") if path.is_file()]
+    assert {"study.db", "best.toml"} <= {path.name for path in files}
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    assert tomllib.loads((tmp_path / "tune" / "best.toml").read_text())["notify"]["urls"] == [
+        "json://***",
+        "env:SOMEBODY",
+    ]
+    study(urls.replace(secret, "another"), trials=1)  # whom to tell makes no other study

@@ -56,6 +56,7 @@ for _verb in (
     "compare",
     "tune",
     "watch",
+    "track",
     "predict",
     "embed",
     "search",

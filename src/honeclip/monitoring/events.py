@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from honeclip.errors import HoneclipError, Interrupted
+
 
 class EventLog:
     """The events of one run, open for appending.
@@ -87,6 +89,17 @@ def course(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             kept = [one for one in kept if one.get("step", 0) <= event["step"]]
         kept.append(event)
     return kept
+
+
+MOST_WORDS = 500
+"""Characters of an `end` event's sentence: a list of faults can be of any length."""
+
+
+def ending(error: BaseException) -> dict[str, str]:
+    """What the `end` event of a run says that an error ended: `status`, "interrupted" or "failed", and `words`."""
+    stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))
+    words = str(error) if isinstance(error, HoneclipError) else f"{type(error).__name__}: {error}"
+    return {"status": "interrupted" if stopped else "failed", "words": words[:MOST_WORDS]}
 
 
 def plain(value: Any) -> Any:

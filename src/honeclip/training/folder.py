@@ -254,7 +254,9 @@ def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[st
     old = configs.load(values=stored)
     settings.check_domain(domain, old, folder.path)
     given = configs.tables(file, sets, values)
-    new = absolute(configs.load(values={name: {**stored.get(name, {}), **given.get(name, {})} for name in stored}))
+    # a run that is older than a section has none of it
+    sections = {**stored, **given}
+    new = absolute(configs.load(values={name: {**stored.get(name, {}), **given.get(name, {})} for name in sections}))
     differing = {key: pair for key, pair in configs.differences(old, new).items() if not key.startswith(MAY_CHANGE)}
     if differing:
         lines = [f"{key}: the run has {was!r}, this call says {now!r}" for key, (was, now) in differing.items()]

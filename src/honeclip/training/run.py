@@ -15,6 +15,7 @@ from typing import Any
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
+from honeclip.evaluation import wording
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import choice, planning, resolution, setup, stages, telling
@@ -24,6 +25,7 @@ from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner
+from honeclip.training.notified import finished, notified
 from honeclip.training.prepared import Prepared, Say, prepare
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
@@ -112,7 +114,7 @@ def fit(
             say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
             return done
         prepared = prepare(found.config, device, say, progress)
-        with locked(found.folder.path), folders.claimed(found):
+        with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
             return _run(found.folder, prepared, stop, say, progress)
 
 
@@ -185,6 +187,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
             tidy(folder.checkpoints, position.step, config.checkpoint.keep_last)
             say(f"going on after step {position.step} of {total}")
         position = session.train(learner, position, state)
+        log.append("finishing", step=position.step)
     # 5. the model that is handed over, and what it won
     before, after = finish(folder, prepared, before, known_before, position, frozen, say, progress)
     run = Run(
@@ -196,6 +199,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
         after=after.metrics if after else {},
     )
     folders.write_json(folder.result_file, {"length": config.train.length, "result": run.to_json()})
+    finished(folder, wording.verdict(run.before or None, run.after, None) if run.after else "")
     return run
 
 

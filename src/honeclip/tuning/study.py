@@ -27,6 +27,7 @@ from honeclip.errors import BadInput, ConfigError, MemoryExhausted, NonFiniteErr
 from honeclip.evaluation.answers import paired_difference
 from honeclip.evaluation.report import Report
 from honeclip.model.heads import takes_fresh_heads
+from honeclip.monitoring.awake import awake
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder as folders
 from honeclip.training import settings
@@ -153,6 +154,8 @@ def tune(
         raise RunError("there is nothing to tune on: give --data (or data.path in the config)")
     given = settings.tables(config_file, sets, values)
     fixed = frozenset(f"{section}.{key}" for section, table in given.items() for key in table)
+    # what best.toml may say of addresses
+    given = {**given, "notify": config.notify.model_dump(include=set(given["notify"]))} if "notify" in given else given
     # as paths that hold wherever best.toml is used from
     given = _merged(given, {"data": {"path": config.data.path, "domain": config.data.domain}})
     given = _merged(given, {"model": {"source": config.model.source}})
@@ -168,7 +171,9 @@ def tune(
         if not len(prepared.asked("val").pairs):
             raise ConfigError(f"{config.data.path} has no val split, by whose scores settings are compared")
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        if config.notify.urls:
+            say("notify.urls are told of runs of fit; a study tells nobody")
+        with locked(folder), awake(say):
             study = _study(folder, storage, PRUNERS[pruner](), config.train.seed)
             _same_config(study, config, storage or str(folder))
             bench = Bench(prepared, Known(progress))
@@ -307,7 +312,8 @@ def _same_config(study: optuna.Study, config: Config, where: str) -> None:
     if kept is None:
         study.set_user_attr(CONFIG, config.model_dump(mode="json", exclude_none=True))
         return
-    differing = configs.differences(configs.load(values=kept), config)
+    found = configs.differences(configs.load(values=kept), config)
+    differing = {key: pair for key, pair in found.items() if not key.startswith("notify.")}  # addresses are kept masked
     if differing:
         named = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in differing.items())
         raise RunError(f"{where} holds a study of another config: {named}; name another folder or storage")
