@@ -44,8 +44,8 @@ def serve(
 
     # OpenMP's threads wait for their next piece of work in a loop, 10 ms and more, and so keep the cores from those that
     # decode pictures and answer. To wake them for every product can cost more than the product. So they wait about as long
-    # as two operations of a model lie apart, some 40 us (docs/log.md has longer and shorter waits). Read when torch is imported, by GNU's library (turns
-    # of the loop) and by LLVM's (milliseconds).
+    # as two operations of a model lie apart, some 40 us (docs/log.md has longer and shorter waits). Read when torch is
+    # imported, by GNU's library (turns of the loop) and by LLVM's (milliseconds).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         os.environ.setdefault("KMP_BLOCKTIME", "1")
