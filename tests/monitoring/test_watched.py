@@ -68,7 +68,10 @@ def test_where_a_run_stands(tmp_path):
     run = run_of(tmp_path, {"event": "evaluation", "step": 10, "time": last + 200, "score": 0.5})
     assert watched.state(run, now=last + 250)[0] == "training", "an evaluation is a sign of life"
     ending = {"event": "begin", "step": 0, "steps": 10}
-    assert watched.state(run_of(tmp_path, ending), now=last + 9999)[0] == "ending"
+    run = run_of(tmp_path, ending)
+    assert watched.state(run, now=last + 9999)[0] == "ending"
+    run = run_of(tmp_path, {"event": "end", "time": last + 1, "status": "failed", "words": "out of memory"})
+    assert watched.state(run, now=last + 2) == ("stopped", "failed: out of memory")
     (tmp_path / "result.json").write_text("{}")
     assert watched.state(run, now=last + 999) == ("finished", "finished")
     assert watched.seconds_left(run) is None

@@ -44,6 +44,7 @@ STATES = {
     "ending": "positive",
     "finished": "primary",
     "quiet": "warning",
+    "stopped": "negative",
 }
 """The colour of each kind of `watched.state`."""
 

@@ -113,12 +113,14 @@ def last_moment(run: Watched) -> float:
 
 
 def state(run: Watched, now: float | None = None) -> tuple[str, str]:
-    """Where the run stands, as a kind (waiting, reading, training, ending, quiet, finished) and in words."""
+    """Where the run stands, as a kind (waiting, reading, training, ending, quiet, stopped, finished) and in words."""
     reader = run.reader
     if reader.size - reader.offset > 0 and reader.share < 0.99:
         return "reading", f"reading, {reader.share:.0%}"
     if run.finished:
         return "finished", "finished"
+    if (ends := reader.seen.others.get("end")) and ends[-1].get("status") != "done":  # a run that goes on cuts it off
+        return "stopped", f"{ends[-1].get('status')}: {ends[-1].get('words')}"
     last = last_moment(run)
     if not last:
         return "waiting", "waiting for the first step"
