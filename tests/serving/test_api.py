@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import openai
+import pydicom.data
 import pytest
 import torch
 from live_server import Faults, b64, images, message, picture, until
@@ -332,3 +333,13 @@ def test_the_page_of_routes_needs_nothing_from_outside(shared_server):
     assert "http://" not in page.text.replace(shared_server.url, "")
     assert "https://" not in page.text
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "JPEG2000.dcm"])
+def test_a_dicom_file_is_embedded_as_it_is_offline(shared_server, offline, name):
+    path = pydicom.data.get_testdata_file(name)
+    with open(path, "rb") as file:  # noqa: PTH123
+        content = file.read()
+    given = json_of(shared_server.post("/v1/embeddings", json={"input": [{"image": b64(content)}]}))
+    wanted = offline.encode_image([path]).numpy()[0]
+    assert np.abs(np.array(given["data"][0]["embedding"]) - wanted).max() < 1e-5

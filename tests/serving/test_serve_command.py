@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny_runs
+from redis_server import running as redis_running
 
 
 def command(*arguments: object) -> list[str]:
@@ -116,3 +117,26 @@ def test_a_second_signal_stops_at_once_and_says_what_was_cut_off(model, session_
         said = process.stderr.read()
     assert "1 requests are cut off" in said
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def redis(tmp_path):
+    yield from redis_running(tmp_path)
+
+
+def test_what_one_server_computed_another_finds_in_redis(model, session_home, redis):
+    def asked(url: str) -> tuple[list[float], str]:
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": "a red circle"}, trust_env=False)
+        assert answer.status_code == 200
+        return answer.json()["data"][0]["embedding"], httpx.get(f"{url}/metrics", trust_env=False).text
+
+    with running(session_home, model, "--cache-url", redis.url) as (_process, url, _said):
+        first, counted = asked(url)
+        assert 'honeclip_items_total{modality="text"} 1.0' in counted
+    with running(session_home, model, "--cache-url", redis.url) as (_process, url, _said):
+        second, counted = asked(url)
+        assert second == first
+        assert 'honeclip_items_total{modality="text"} 1.0' not in counted, "it was computed again"
+        redis.kill()
+        answer = httpx.post(f"{url}/v1/embeddings", json={"input": "a green cross"}, trust_env=False, timeout=30)
+        assert answer.status_code == 200, "without Redis a server is slower, never wrong"
