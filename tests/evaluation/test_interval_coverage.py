@@ -40,7 +40,9 @@ def truth() -> dict[str, float]:
     }
 
 
-def coverage(pictures: int, draws: int, truth: dict[str, float], seed: int) -> dict[str, float]:
+def coverage(
+    pictures: int, draws: int, truth: dict[str, float], seed: int, resamples: int = RESAMPLES
+) -> dict[str, float]:
     """Share of the draws whose interval holds the truth."""
     random = np.random.default_rng(seed)
     held = dict.fromkeys(truth, 0)
@@ -49,14 +51,14 @@ def coverage(pictures: int, draws: int, truth: dict[str, float], seed: int) -> d
         scores = random.normal(size=pictures) + APART * has
         said = probability(scores)
         benefit = net_benefit(said, has, RISK)
-        found = {"ece": calibration_figure(said, has, draw, RESAMPLES)}
+        found = {"ece": calibration_figure(said, has, draw, resamples)}
         for of in (
             separation(scores, has),
             at_threshold(scores, has, THRESHOLD),
             brier(said, has),
             lambda indices, benefit=benefit: {"net_benefit": benefit(indices)["model"]},
         ):
-            found |= known(of, pictures, draw, RESAMPLES)
+            found |= known(of, pictures, draw, resamples)
         for name in truth:
             held[name] += found[name]["low"] <= truth[name] <= found[name]["high"]
     return {name: count / draws for name, count in held.items()}
@@ -89,7 +91,7 @@ def coverage_of_ranks(count: int, draws: int, queries: dict[str, np.ndarray], se
 
 def test_coverage_of_a_few_draws(truth, queries):
     """300 draws tell 0.95 from 0.90 and no finer; the slow tier has 5,000."""
-    found = coverage(100, 300, truth, seed=1)
+    found = coverage(100, 300, truth, seed=1, resamples=400)
     for name, share in (found | coverage_of_ranks(100, 300, queries, seed=1)).items():
         assert 0.90 <= share <= 0.985, name
 

@@ -108,6 +108,7 @@ def test_what_happens_is_told_by_mail(file):
 
 
 @AUTH
+@pytest.mark.slow
 def test_mail_with_a_wrong_password_is_said_once_without_it(file):
     said = Said()
     with receivers.smtp("me", "another") as mail:

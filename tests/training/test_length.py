@@ -106,7 +106,7 @@ def test_patience_ends_a_run_early_and_resuming_it_adds_nothing(quick):
 def test_a_score_below_the_start_is_said_at_once(quick, monkeypatch):
     """A rate that destroys the model: whatever it knew by chance, or not, the first score is compared with the start."""
     found = iter([0.75, 0.5, 0.8])
-    monkeypatch.setattr(session, "measure", lambda *_: Score(next(found), "mean of both R@1", {}))
+    monkeypatch.setattr(session, "measure", lambda *_, **__: Score(next(found), "mean of both R@1", {}))
     quick(train={"length": 2}, evaluate={"every": 1})
     said = [text for text in quick.said if "on val is" in text]
     assert said == ["step 1: mean of both R@1 on val is 0.500, below the 0.750 that the model had at the start"]
@@ -127,7 +127,7 @@ def test_judgement_of_scores():
 
 def test_the_best_checkpoint_is_handed_over_not_the_last(quick, monkeypatch):
     found = iter([0.1, 0.9, 0.2, 0.3])
-    monkeypatch.setattr(session, "measure", lambda *_: Score(next(found), "R", {}))
+    monkeypatch.setattr(session, "measure", lambda *_, **__: Score(next(found), "R", {}))
     result = quick(train={"length": 3, "lr": 1e-2}, evaluate={"every": 1})
     folder = result.folder / "checkpoints"
     assert [(folder / name).read_text().strip() for name in ("BEST", "LATEST")] == ["step-000001", "step-000003"]

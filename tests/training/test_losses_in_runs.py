@@ -151,7 +151,7 @@ def test_a_temperature_that_is_fixed_stays_and_a_scheduled_one_goes_where_it_is_
     assert [one["logit_scale"] for one in steps(fixed)] == pytest.approx([20] * 6)
     sent = quick(out=tmp_path / "sent", loss={**SETTINGS["scheduled"], "temperature_shape": "linear"})
     ways = [5 * 10 ** (step / 6) for step in range(6)]
-    assert [one["logit_scale"] for one in steps(sent)] == pytest.approx(ways)
+    assert [one["logit_scale"] for one in steps(sent)] == pytest.approx(ways, rel=1e-5)
 
 
 def test_an_automatic_temperature_moves_towards_the_wanted_negatives(quick, tmp_path):
@@ -166,7 +166,7 @@ def test_the_parts_are_logged_by_name(quick, tmp_path):
     assert all(set(one["parts"]) == {"infonce", "siglip", "images"} for one in steps(run))
     first = steps(run)[0]
     parts = first["parts"]
-    assert first["loss"] == pytest.approx(parts["infonce"] + 0.5 * parts["siglip"] + 0.5 * parts["images"], rel=1e-6)
+    assert first["loss"] == pytest.approx(parts["infonce"] + 0.5 * parts["siglip"] + 0.5 * parts["images"], rel=1e-5)
 
 
 def test_uncertainty_begins_with_every_part_counting_one(quick, tmp_path):

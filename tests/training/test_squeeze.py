@@ -112,7 +112,7 @@ def test_the_next_stage_is_planned_without_what_pressure_brought(on_fake, monkey
 
     monkeypatch.setattr(planning, "measure", noting)
     train = {"batch": [[0.0, 8], [0.5, 16]], "length": 12}
-    out = on_fake([PLENTY, 1, 1, 1, 1, 1, PLENTY], "grown", train=train, memory={"micro_batch": 2})
+    out = on_fake([PLENTY, 1, 1, 1, 1, 1, 1, PLENTY], "grown", train=train, memory={"micro_batch": 2})
     before = [one for one in told(out, "memory") if one["step"] <= 6]
     assert before[-1]["recompute"]
     first, second = seen[:2], seen[-2:]

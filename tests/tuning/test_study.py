@@ -49,6 +49,7 @@ def test_the_first_trial_is_the_config_as_given_and_the_best_is_never_worse(stud
     assert next(line for line in study.said if line.startswith("trial 0 ")).endswith("as given")
 
 
+@pytest.mark.slow
 def test_the_best_file_is_a_config_of_a_run_that_scores_the_same(study, tmp_path):
     """What a trial measured is what `fit` gets from the file, so the trial was a run and not something like one."""
     found = study("loss.kind=siglip", trials=5, pruner="none")
@@ -179,6 +180,7 @@ def test_a_weak_trial_ends_early(study, tmp_path):
     assert all(len(trial.intermediate_values) < 6 for trial in found.study.trials[7:])
 
 
+@pytest.mark.slow
 def test_the_best_and_the_given_meet_on_the_test_split(study):
     found = study(trials=5, pruner="none")
     assert found.given is not None
