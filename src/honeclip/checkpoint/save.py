@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def _write(partial: Path, state: RunState) -> None:
     }
     content = {
         "format": FORMAT,
+        "honeclip": version("honeclip"),
         "step": state.step,
         "total_steps": state.total_steps,
         "elapsed_s": state.elapsed_s,
