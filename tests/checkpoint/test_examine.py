@@ -141,6 +141,15 @@ def test_a_tower_that_begins_to_learn_and_images_that_grow_are_no_faults(tmp_pat
     assert "positions is missing, and step-000003 has it" in faults(folder, "step-000002")[0]
 
 
+def test_the_only_checkpoint_of_a_size_is_compared_by_the_names_of_its_weights(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    for step, side in [(1, 4), (2, 9), (3, 9)]:
+        save(folder, RunState(step, 9, 1.5, groups(step, side=side), {"clip": {"size_px": side * 8}}), keep_last=9)
+    assert not any(examine(folder).values())
+    change(folder / "step-000001", "weights.safetensors", **{"tower.0": None})
+    assert "tower.0 is missing, and step-000003 has it" in faults(folder, "step-000001")[0]
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
