@@ -20,8 +20,8 @@ from honeclip.errors import RunError
 
 WEIGHTS = "weights.safetensors"
 
-CHUNK = 1 << 22
-"""Numbers looked at in one go, so that a table of any size costs a few megabytes besides what is mapped."""
+CHUNK = 1 << 20
+"""Numbers looked at in one go, so that a table of any size costs a few megabytes besides the file, which is mapped."""
 
 _NUMBERS: dict[str, type | tuple[type, ...]] = {
     "step": int,
