@@ -15,6 +15,7 @@ from honeclip import __main__, __version__
 from honeclip.checkpoint import load, manifest
 from honeclip.checkpoint.examine import CHUNK, examine
 from honeclip.checkpoint.save import RunState, save, steps
+from honeclip.errors import RunError
 
 
 def groups(step: int, towers: int = 2, side: int = 4) -> dict[str, dict[str, torch.Tensor]]:
@@ -146,11 +147,6 @@ def test_the_only_checkpoint_of_a_size_is_compared_by_the_names_of_its_weights(t
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (
-            {"format": 9, "honeclip": "7.1.0"},
-            "has format 9, and this honeclip reads format 1; use honeclip 7.1.0, which",
-        ),
-        ({"format": 9, "honeclip": None}, "has format 9, and this honeclip reads format 1; use the version that wrote"),
         ({"honeclip": 3}, "state.json: honeclip is 3 and must be the version that wrote it"),
         ({"step": -1}, "state.json: step is -1 and must be a number that is not negative"),
         ({"step": True}, "state.json: step is True and must be"),
@@ -162,7 +158,7 @@ def test_the_only_checkpoint_of_a_size_is_compared_by_the_names_of_its_weights(t
     ],
     ids=str,
 )
-def test_a_state_of_another_version_or_with_other_values_is_named(folder, values, said):
+def test_a_state_with_values_that_cannot_be_is_named(folder, values, said):
     rewrite(folder / "step-000003", **values)
     (fault,) = faults(folder, "step-000003")
     assert said in fault
@@ -176,10 +172,36 @@ def test_a_state_that_was_written_before_versions_were_kept_is_whole(folder):
     assert faults(folder, "step-000002") == []
 
 
-def test_a_file_that_no_hash_vouches_for_is_named(folder):
-    shutil.copy(folder / "step-000002" / "rng.safetensors", folder / "step-000002" / "._rng.safetensors")
-    (fault,) = faults(folder, "step-000002")
-    assert "._rng.safetensors is not in manifest.json" in fault
+@pytest.mark.parametrize(
+    ("writer", "way_out"), [("7.1.0", "use honeclip 7.1.0, which wrote it"), (None, "use the version that wrote it")]
+)
+def test_a_newer_format_names_its_writer_and_nothing_is_to_be_deleted(folder, writer, way_out):
+    rewrite(folder / "step-000003", format=9, honeclip=writer)
+    (fault,) = faults(folder, "step-000003")
+    assert fault.endswith(f"step-000003 has format 9, and this honeclip reads format 1; {way_out}")
+
+
+def test_a_file_of_tensors_that_no_hash_vouches_for_is_to_be_deleted_alone(folder):
+    """As macOS leaves one beside each file on some drives; what Finder leaves in every folder is no fault."""
+    (folder / "step-000002" / ".DS_Store").write_bytes(b"Bud1")
+    assert faults(folder, "step-000002") == []
+    (folder / "step-000002" / "._rng.safetensors").write_bytes(b"Mac OS X")
+    assert faults(folder, "step-000002") == [
+        "step-000002/._rng.safetensors is not in manifest.json, and --resume would read it as a part of the checkpoint; "
+        "delete it"
+    ]
+    with pytest.raises(RunError, match=r"\._rng\.safetensors cannot be read"):
+        load.read(folder / "step-000002")
+
+
+def test_nobody_is_told_to_begin_anew_while_a_checkpoint_can_be_used_by_another_version(folder):
+    for step in (1, 2):
+        (folder / f"step-{step:06d}" / "rng.safetensors").unlink()
+    rewrite(folder / "step-000003", format=9)
+    assert examine(folder)["step-000001"] == ["rng.safetensors is missing; --resume goes on from step-000003"]
+    (folder / "step-000003" / "rng.safetensors").unlink()
+    said = "rng.safetensors is missing; begin anew with --overwrite, for no other checkpoint is whole"
+    assert examine(folder) == {f"step-{step:06d}": [said] for step in (1, 2, 3)}
 
 
 def test_a_file_that_cannot_be_read_as_tensors_and_a_manifest_of_nothing_are_named(folder):

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from honeclip.checkpoint import manifest
-from honeclip.checkpoint.load import content
+from honeclip.checkpoint.load import check_format, content
 from honeclip.checkpoint.save import LATEST, named, steps
 from honeclip.errors import RunError
 
@@ -44,15 +44,21 @@ class _Seen:
     faults: list[str]
     honest: bool
     """Whether its hashes are right, so that --resume would take it."""
+    said: tuple[str, ...] = ()
+    """Faults that say themselves what to do, and for which nothing need be deleted but what they name."""
+
+    @property
+    def whole(self) -> bool:
+        return not self.faults and not self.said
 
 
 def examine(folder: Path) -> dict[str, list[str]]:
     """Every checkpoint of a run, and what is wrong with it, one sentence a fault; no sentence where it is whole.
 
-    Hashes come first, and what they find ends the look at that checkpoint. Then: files beside the manifest, state.json
-    (format, the honeclip that wrote it, its numbers), every number of every tensor of floats, and names and shapes,
-    which must be those of the newest checkpoint without a fault. A model whose images have grown meanwhile has another
-    table of positions, so shapes are compared between checkpoints of one model only.
+    Hashes come first, and what they find ends the look at that checkpoint. Then: state.json (format, the honeclip that
+    wrote it, its numbers), files of tensors that the manifest does not list, every number of every tensor of floats,
+    and names and shapes, which must be those of the newest checkpoint without a fault. A model whose images have grown
+    meanwhile has another table of positions, so shapes are compared between checkpoints of one model only.
 
     Args:
         folder: RUN/checkpoints.
@@ -61,17 +67,19 @@ def examine(folder: Path) -> dict[str, list[str]]:
         name of the checkpoint -> faults, oldest first.
     """
     seen = [_look(path) for path in steps(folder).values()]
-    newest = next((one for one in reversed(seen) if not one.faults), None)
+    newest = next((one for one in reversed(seen) if one.whole), None)
     for one in seen:
-        others = [other for other in reversed(seen) if not other.faults and other is not one]
+        others = [other for other in reversed(seen) if other.whole and other is not one]
         like = next((other for other in others if other.model == one.model), newest)
         if one.shapes and like is not None and one is not newest:
             one.faults.extend(_differences(one, like))
-    good = _goes_on_from(folder, [one.path.name for one in seen if not one.faults])
-    return {one.path.name: [fault + _way_out(one, good) for fault in one.faults] for one in seen}
+    whole = [one.path.name for one in seen if one.whole] or [one.path.name for one in seen if not one.faults]
+    good = _goes_on_from(folder, whole)
+    return {one.path.name: [*one.said, *(fault + _way_out(one, good) for fault in one.faults)] for one in seen}
 
 
 def _goes_on_from(folder: Path, whole: list[str]) -> str | None:
+    """What --resume takes once faulty checkpoints are out of its way: what LATEST names, or else the newest whole one."""
     latest = named(folder, LATEST)
     return latest if latest in whole else next(reversed(whole), None)
 
@@ -93,25 +101,31 @@ def _look(path: Path) -> _Seen:
         stored = content(path)
     except RunError as error:
         return _Seen(path, {}, None, [str(error)], honest=True)
-    faults = [*_strangers(path), *_state_faults(path, stored)]
+    try:
+        check_format(path, stored)
+    except RunError as error:
+        return _Seen(path, {}, None, [], honest=True, said=(str(error),))
+    faults = _state_faults(path, stored)
+    strangers = _strangers(path)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for file in sorted(path.glob("*.safetensors")):
+        if file.name in strangers:
+            continue
         shapes[file.name], found = _tensors(file)
         faults.extend(found)
     described = stored.get("json")
     model = described.get("clip") if isinstance(described, dict) else None
-    return _Seen(path, shapes, model, faults, honest=True)
+    said = tuple(
+        f"{path.name}/{name} is not in {manifest.MANIFEST}, and --resume would read it as a part of the checkpoint; delete it"
+        for name in strangers
+    )
+    return _Seen(path, shapes, model, faults, honest=True, said=said)
 
 
 def _strangers(path: Path) -> list[str]:
-    """Files that no hash vouches for; a reader would take their tensors for a part of the checkpoint."""
+    """Names of files of tensors that no hash vouches for. What else a system leaves in folders is never read."""
     listed = json.loads((path / manifest.MANIFEST).read_text(encoding="utf-8"))
-    known = {*listed, manifest.MANIFEST, manifest.SEAL}
-    return [
-        f"{file.name} is not in {manifest.MANIFEST}, so it was put there by something else than honeclip"
-        for file in sorted(path.iterdir())
-        if file.name not in known
-    ]
+    return [file.name for file in sorted(path.glob("*.safetensors")) if file.name not in listed]
 
 
 def _state_faults(path: Path, stored: Mapping[str, Any]) -> list[str]:

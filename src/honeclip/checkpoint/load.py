@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def read(path: Path) -> RunState:
         RunError: a file is missing or no such file, or a newer honeclip wrote it.
     """
     stored = content(path)
+    check_format(path, stored)
     return RunState(
         step=stored["step"],
         total_steps=stored["total_steps"],
@@ -58,20 +59,25 @@ def read(path: Path) -> RunState:
 
 
 def content(path: Path) -> dict[str, Any]:
-    """The object in a checkpoint's state.json, of a format that this honeclip reads.
+    """The object in a checkpoint's state.json, whatever its format.
 
     Raises:
-        RunError: the file is missing or no such file, or another honeclip wrote it, which is named.
+        RunError: the file is missing or no such file.
     """
     try:
         stored: dict[str, Any] = json.loads((path / manifest.STATE).read_text(encoding="utf-8"))
-        known, writer = stored["format"], stored.get("honeclip", "")
+        stored["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is no checkpoint: {manifest.STATE}: {error}") from None
-    if known != FORMAT:
-        wrote = f"use honeclip {writer}, which wrote it" if writer else "use the version that wrote it"
-        raise RunError(f"{path} has format {known}, and this honeclip reads format {FORMAT}; {wrote}")
     return stored
+
+
+def check_format(path: Path, stored: Mapping[str, Any]) -> None:
+    """Raises RunError where a checkpoint is not of the format that this honeclip reads; says which honeclip wrote it."""
+    if stored["format"] != FORMAT:
+        writer = stored.get("honeclip")
+        wrote = f"use honeclip {writer}, which wrote it" if writer else "use the version that wrote it"
+        raise RunError(f"{path} has format {stored['format']}, and this honeclip reads format {FORMAT}; {wrote}")
 
 
 def verify(path: Path) -> list[str]:
