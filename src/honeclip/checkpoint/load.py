@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from honeclip.checkpoint import manifest, tensors
 from honeclip.checkpoint.save import BEST, FORMAT, LATEST, RunState, named, set_aside, steps
@@ -45,23 +46,38 @@ def read(path: Path) -> RunState:
     Raises:
         RunError: a file is missing or no such file, or a newer honeclip wrote it.
     """
+    stored = content(path)
+    check_format(path, stored)
+    return RunState(
+        step=stored["step"],
+        total_steps=stored["total_steps"],
+        elapsed_s=stored["elapsed_s"],
+        tensors={file.stem: tensors.read(file) for file in sorted(path.glob("*.safetensors"))},
+        json=stored["json"],
+        events_offset=stored["events_offset"],
+    )
+
+
+def content(path: Path) -> dict[str, Any]:
+    """The object in a checkpoint's state.json, whatever its format.
+
+    Raises:
+        RunError: the file is missing or no such file.
+    """
     try:
-        content = json.loads((path / manifest.STATE).read_text(encoding="utf-8"))
-        known = content["format"]
+        stored: dict[str, Any] = json.loads((path / manifest.STATE).read_text(encoding="utf-8"))
+        stored["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is no checkpoint: {manifest.STATE}: {error}") from None
-    if known != FORMAT:
-        raise RunError(
-            f"{path} has format {known}, and this honeclip reads format {FORMAT}; use the version that wrote it"
-        )
-    return RunState(
-        step=content["step"],
-        total_steps=content["total_steps"],
-        elapsed_s=content["elapsed_s"],
-        tensors={file.stem: tensors.read(file) for file in sorted(path.glob("*.safetensors"))},
-        json=content["json"],
-        events_offset=content["events_offset"],
-    )
+    return stored
+
+
+def check_format(path: Path, stored: Mapping[str, Any]) -> None:
+    """Raises RunError where a checkpoint is not of the format that this honeclip reads; says which honeclip wrote it."""
+    if stored["format"] != FORMAT:
+        writer = stored.get("honeclip")
+        wrote = f"use honeclip {writer}, which wrote it" if writer else "use the version that wrote it"
+        raise RunError(f"{path} has format {stored['format']}, and this honeclip reads format {FORMAT}; {wrote}")
 
 
 def verify(path: Path) -> list[str]:

@@ -37,9 +37,14 @@ def verify(folder: Path) -> list[str]:
     missing = [name for name in (SEAL, MANIFEST) if not (folder / name).is_file()]
     if missing:
         return [f"{name} is missing" for name in missing]
-    if (folder / SEAL).read_bytes() != f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n".encode():
-        return [f"{MANIFEST} is not what {SEAL} says: one of the two was changed or damaged"]
-    hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        if (folder / SEAL).read_bytes() != f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n".encode():
+            return [f"{MANIFEST} is not what {SEAL} says: one of the two was changed or damaged"]
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"{MANIFEST} cannot be read: {error}"]
+    if not isinstance(hashes, dict) or STATE not in hashes:
+        return [f"{MANIFEST} does not list {STATE}, so honeclip did not write it"]
     return [fault for name, expected in hashes.items() if (fault := _file_fault(folder / name, expected))]
 
 

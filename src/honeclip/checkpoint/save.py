@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def _write(partial: Path, state: RunState) -> None:
     }
     content = {
         "format": FORMAT,
+        "honeclip": _version(),
         "step": state.step,
         "total_steps": state.total_steps,
         "elapsed_s": state.elapsed_s,
@@ -157,6 +159,14 @@ def _write(partial: Path, state: RunState) -> None:
     )
     manifest.seal(partial, hashes)
     _sync(partial)
+
+
+def _version() -> str:
+    """Of the honeclip that writes; empty where its source is used without being installed."""
+    try:
+        return version("honeclip")
+    except PackageNotFoundError:
+        return ""
 
 
 def _put_in_place(partial: Path, final: Path) -> None:

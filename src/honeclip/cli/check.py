@@ -41,8 +41,8 @@ def check(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, mps or cuda (with --model).")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Look for broken and odd images, duplicates, split leaks and cut captions; or verify a run's checkpoints, and say
-    what looks sick in how it learned (docs/watching.md).
+    """Look for broken and odd images, duplicates, split leaks and cut captions; or verify a run's checkpoints
+    (hashes, shapes, finite numbers, versions), and say what looks sick in how it learned (docs/watching.md).
 
     Exits 2 where more than --max-bad-fraction of the rows cannot be used, or a checkpoint is damaged.
 
@@ -60,16 +60,16 @@ def is_run(path: Path) -> bool:
 
 
 def _check_run(run: Path, as_json: bool) -> None:
-    from honeclip.checkpoint import load
-    from honeclip.checkpoint.save import BEST, LATEST, named, steps
+    from honeclip.checkpoint.examine import examine
+    from honeclip.checkpoint.save import BEST, LATEST, named
     from honeclip.cli.output import emit, show
     from honeclip.errors import RunError
     from honeclip.monitoring import events, rules
 
     folder = run / "checkpoints"
-    found = list(steps(folder).values())
-    checkpoints = [{"name": path.name, "faults": load.verify(path)} for path in found]
-    faults = [f"{one['name']}: {fault}" for one in checkpoints for fault in one["faults"]]
+    found = examine(folder)
+    checkpoints = [{"name": name, "faults": wrong} for name, wrong in found.items()]
+    faults = [f"{name}: {fault}" for name, wrong in found.items() for fault in wrong]
     for pointer in (LATEST, BEST):
         name = named(folder, pointer)
         if (folder / pointer).exists() and (name is None or not (folder / name).is_dir()):
@@ -82,8 +82,8 @@ def _check_run(run: Path, as_json: bool) -> None:
         content = {"run": run, "passed": not faults, "checkpoints": checkpoints, "faults": faults}
         emit({**content, "sick": [one.to_json() for one in sick]})
     else:
-        for one in checkpoints:
-            show(f"{one['name']}: {'; '.join(one['faults']) or 'whole'}")
+        for name, wrong in found.items():
+            show(f"{name}: {'; '.join(wrong) or 'whole'}")
         for finding in sick:
             show(f"{finding.rule}: {finding.says}\n  try: {finding.advice}")
         if told and not sick:
