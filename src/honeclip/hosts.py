@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 
@@ -12,6 +13,28 @@ def host_of(header: str) -> str:
         return urlsplit(f"//{header}").hostname or ""
     except ValueError:
         return ""
+
+
+def is_other_site(origin: bytes | None, host: str) -> bool:
+    """Whether a request comes from a page of another site: its Origin header, where there is one, is not that of its Host."""
+    return origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower()
+
+
+def socket_at(host: str, port: int) -> socket.socket:
+    """A socket bound to an address; nothing listens yet.
+
+    Raises:
+        OSError, OverflowError, UnicodeError: the port is taken or no port, or the address is not one of this machine.
+    """
+    (family, kind, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    made = socket.socket(family, kind)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 RESAMPLES = 2000
 BLOCK = 2_000_000  # indices drawn at once: 16 MB
@@ -33,7 +33,7 @@ def drawn_of(queries: int) -> int:
     """Queries in a resample: 97 of 100, 397 of 400, 7 of 10; at least half of them, and 2."""
     if queries <= 2:
         return queries
-    wider = float(student.ppf(0.975, queries - 1)) / NormalDist().inv_cdf(0.975)
+    wider = float(stdtrit(queries - 1, 0.975)) / NormalDist().inv_cdf(0.975)
     return max(2, -(-queries // 2), round((queries - 1) / wider**2))
 
 

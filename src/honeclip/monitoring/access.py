@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hmac
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from honeclip.hosts import host_of, is_loopback
+from honeclip.hosts import host_of, is_loopback, is_other_site
 
 PARAMETER = "token"
 
@@ -66,8 +66,7 @@ class Access:
         """The status with which a request is turned away; 0 where it is not."""
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+        if is_other_site(headers.get(b"origin"), host):
             return 403
         if not self._token:
             return 0 if is_loopback(host_of(host)) else 403

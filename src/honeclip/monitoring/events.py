@@ -70,15 +70,21 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    events = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:  # JSON and UTF-8 errors are both ValueErrors
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+    return parsed(path.read_bytes())
+
+
+def parsed(text: bytes) -> list[dict[str, Any]]:
+    """The event of every line, in order; lines that are no JSON object are left out."""
+    return [event for line in text.split(b"\n") if (event := parsed_line(line)) is not None]
+
+
+def parsed_line(line: bytes) -> dict[str, Any] | None:
+    """The event of one line; None where it is no JSON object."""
+    try:
+        event = json.loads(line)
+    except ValueError:  # JSON and UTF-8 errors are both ValueErrors
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def course(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -7,10 +7,11 @@ file that has grown again is no shorter than it was.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from honeclip.monitoring.events import parsed
 
 TAIL_BYTES = 256
 """Of the last line read, by which a file that was cut back and has grown again is told: every event has its own time."""
@@ -80,7 +81,7 @@ def news(path: Path, place: Place = Place(), until: int | None = None) -> News:
         )
     if not text:
         return News((), place, again)
-    return News(_events(text), Place(place.offset + len(text), _tail(text)), again, more)
+    return News(tuple(parsed(text)), Place(place.offset + len(text), _tail(text)), again, more)
 
 
 def _tail(text: bytes) -> bytes:
@@ -103,15 +104,3 @@ def _whole_lines(file: BinaryIO, most: int) -> tuple[bytes, bool]:
         if end:
             return text[:end], len(chunk) == most
     return b"", False
-
-
-def _events(text: bytes) -> tuple[dict[str, Any], ...]:
-    found = []
-    for line in text.split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:  # JSON and UTF-8 errors are both ValueErrors
-            continue
-        if isinstance(event, dict):
-            found.append(event)
-    return tuple(found)

@@ -7,7 +7,6 @@ pattern does not know is parsed at once, so the pattern is a short cut and no ru
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import deque
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from honeclip.monitoring.events import parsed_line
 from honeclip.monitoring.thinning import Steps
 
 CHUNK = 2**19
@@ -238,9 +238,6 @@ class Reader:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The event of a line; None where it is none."""
-    try:
-        event = json.loads(line)
-    except ValueError:  # JSON and UTF-8 errors are both ValueErrors
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+    """The event of a line; None where it is none, or of no kind."""
+    event = parsed_line(line)
+    return event if event is not None and isinstance(event.get("event"), str) else None

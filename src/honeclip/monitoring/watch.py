@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from honeclip.errors import BadInput
-from honeclip.hosts import is_loopback
+from honeclip.hosts import is_loopback, socket_at
 from honeclip.monitoring import dashboard
 from honeclip.monitoring.access import PARAMETER, Access
 from honeclip.monitoring.watched import open_runs
@@ -90,11 +90,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    (family, kind, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    made = socket.socket(family, kind)
+    made = socket_at(host, port)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
         made.listen(BACKLOG)
     except BaseException:
         made.close()

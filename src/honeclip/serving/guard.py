@@ -12,11 +12,10 @@ import logging
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from honeclip.hosts import host_of, is_loopback
+from honeclip.hosts import host_of, is_loopback, is_other_site
 from honeclip.serving import refusals
 from honeclip.serving.keys import Keys
 from honeclip.serving.metrics import Metrics
@@ -145,8 +144,7 @@ class Guard:
         if not self._keys and not is_loopback(host_of(host)):
             # a page on another site may call itself by a name that leads here (DNS rebinding); a key stops it as well
             raise Refused(403, "host", "without API keys this server answers to 127.0.0.1 and localhost only")
-        origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+        if is_other_site(headers.get(b"origin"), host):
             raise Refused(403, "origin", "requests from pages of other sites are not answered")
         if self._keys and path not in OPEN:
             page = not path.startswith("/v1/")

@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from honeclip import hosts
 from honeclip.errors import BadInput
 from honeclip.serving.engine import Engine
 from honeclip.serving.guard import Guard
@@ -37,14 +38,10 @@ def bound(host: str, port: int) -> socket.socket:
         BadInput: the port is taken, or the address is not one of this machine.
     """
     try:
-        (family, kind, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        made = socket.socket(family, kind)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
+        return hosts.socket_at(host, port)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"--host {host} --port {port}: {reason}; choose another with --port") from None
-    return made
 
 
 class Server(uvicorn.Server):
