@@ -43,6 +43,9 @@ LAST_S = 30.0
 PATIENCE_S = LAST_S + 10.0
 """For the process itself to end after the run."""
 
+READY = "ready"
+"""What the process says when it knows what is in the file already."""
+
 FINISHED = {"status": "done"}
 KILLED = {
     "status": "failed",
@@ -76,14 +79,12 @@ def telling(
     if not found or not when:
         yield
         return
-    place = follow.end(file)
     orders = {
         "file": str(file.absolute()),
         "run": run,
         "found": list(found),
         "when": list(when),
-        "read": (place.offset, place.tail.hex()),
-        "since": time.time(),
+        "known": follow.end(file).offset,
         "stalled_least_s": stalled_least_s,
         "parent": os.getpid(),
     }
@@ -103,11 +104,13 @@ def telling(
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    closing = threading.Event()
-    reader = threading.Thread(target=_pass_on, args=(process.stdout, say, closing), daemon=True)
+    ready, closing = threading.Event(), threading.Event()
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, say, ready, closing), daemon=True)
     reader.start()
     try:
         _write(process.stdin, orders)
+        # a run that goes on may cut its file back at once, and what stays of it would look new
+        ready.wait()
         yield
         _write(process.stdin, FINISHED)
     except BaseException as error:
@@ -132,9 +135,13 @@ def _write(pipe: IO[str], content: Mapping[str, Any]) -> None:
         pipe.flush()
 
 
-def _pass_on(lines: IO[str], say: Callable[[str], None], closing: threading.Event) -> None:
+def _pass_on(lines: IO[str], say: Callable[[str], None], ready: threading.Event, closing: threading.Event) -> None:
     for line in lines:
-        say(line.rstrip("\n"))
+        if line.rstrip("\n") == READY:
+            ready.set()
+        else:
+            say(line.rstrip("\n"))
+    ready.set()
     if not closing.is_set():
         say("the process that sends notifications has ended, so none come any more; the run goes on")
 
@@ -142,7 +149,7 @@ def _pass_on(lines: IO[str], say: Callable[[str], None], closing: threading.Even
 class _Watch:
     """The process's view of a run: what it has seen, what it has told, and what waits to be told."""
 
-    def __init__(self, file: Path, when: Sequence[str], stalled_least_s: float, known: Place, since: float) -> None:
+    def __init__(self, file: Path, when: Sequence[str], stalled_least_s: float, known: int) -> None:
         self.file = file
         self.when = when
         self.targets = [one for text in when if (one := notices.target(text)) is not None]
@@ -153,19 +160,16 @@ class _Watch:
         self.waiting: list[Milestone] = []
         self.over = False
         self.news_at = time.monotonic()
-        if known.offset:
-            # the run may have cut its file back already, and written on, while this process was starting
-            intact = not news(file, known).again
-            self.read(known.offset if intact else None, 0.0 if intact else since)
+        if known:
+            self.read(known)
             # steps of before say nothing of how long it takes until there are new ones
             self.seen = replace(self.seen, waits=False)
 
-    def read(self, until: int | None = None, since: float = 0.0) -> None:
+    def read(self, until: int | None = None) -> None:
         """Takes what is new in the file.
 
         Args:
             until: read no further; what lies before it is known, not told.
-            since: seconds since 1970; what is older is known as well.
         """
         more = True
         while more:
@@ -174,7 +178,7 @@ class _Watch:
             if found.again:
                 self.seen = Seen()
             for event in found.events:
-                self.take(event, is_new=until is None and not _older(event, since))
+                self.take(event, is_new=until is None)
             if found.events or found.again:
                 self.news_at = time.monotonic()
 
@@ -206,9 +210,11 @@ def main() -> None:
     """The process: reads its orders, follows the file until the pipe closes, sends what is left, and ends."""
     orders = json.loads(sys.stdin.readline())
     end = _End(orders["parent"])
-    couriers = [Courier(name, address, _say) for name, address in orders["found"]]
     try:
-        _follow(orders, couriers, end)
+        watch = _Watch(Path(orders["file"]), orders["when"], orders["stalled_least_s"], orders["known"])
+        _say(READY)
+        couriers = [Courier(name, address, _say) for name, address in orders["found"]]
+        _follow(watch, orders["run"], couriers, end)
         _finish(couriers)
     except Exception as error:
         _say(f"notifications have ended with {type(error).__name__}; the run goes on")
@@ -216,11 +222,8 @@ def main() -> None:
     os._exit(0)
 
 
-def _follow(orders: dict[str, Any], couriers: Sequence[Courier], end: _End) -> None:
+def _follow(watch: _Watch, run: str, couriers: Sequence[Courier], end: _End) -> None:
     """Until the run has ended and everything is handed to the couriers."""
-    offset, tail = orders["read"]
-    known = Place(offset, bytes.fromhex(tail))
-    watch = _Watch(Path(orders["file"]), orders["when"], orders["stalled_least_s"], known, orders["since"])
     sent_at, missing = -GAP_S, False
     while True:
         ended = end.came(POLL_S)
@@ -234,7 +237,7 @@ def _follow(orders: dict[str, Any], couriers: Sequence[Courier], end: _End) -> N
             _say(f"notify.when: an evaluation of this run on val has no such figure, so it is never told: {named}")
         urgent = ended or any(one.name in URGENT for one in watch.waiting)
         if watch.waiting and (urgent or time.monotonic() - sent_at >= GAP_S):
-            message = written(orders["run"], watch.waiting)
+            message = written(run, watch.waiting)
             for courier in couriers:
                 courier.send(message)
             watch.waiting, sent_at = [], time.monotonic()
@@ -259,11 +262,6 @@ def written(run: str, found: Sequence[Milestone]) -> Message:
     """The message of one or more milestones; the last one gives the title."""
     last = found[-1]
     return Message(f"honeclip, {run}: {last.name}", "\n".join(one.words for one in found), KINDS.get(last.name, "info"))
-
-
-def _older(event: Mapping[str, Any], since: float) -> bool:
-    found = event.get("time")
-    return isinstance(found, int | float) and found < since
 
 
 class _End:
