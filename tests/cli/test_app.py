@@ -32,6 +32,7 @@ COMMANDS = (
     "predict",
     "embed",
     "search",
+    "export",
     "serve",
     "domains",
 )

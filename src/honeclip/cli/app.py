@@ -60,6 +60,7 @@ for _verb in (
     "predict",
     "embed",
     "search",
+    "export",
     "serve",
 ):
     _module = importlib.import_module(f"honeclip.cli.{_verb}")

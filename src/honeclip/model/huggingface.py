@@ -66,7 +66,8 @@ _ACTIVATIONS: dict[str, dict[str, Any]] = {
     "gelu": {},
     "gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}},
 }
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+RESAMPLE = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, by which preprocessor_config.json names a filter."""
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -194,8 +195,8 @@ def preprocess_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
         if stored.get(theirs):
             config[ours] = list(stored[theirs])
-    if stored.get("resample") in _RESAMPLE:
-        config["interpolation"] = _RESAMPLE[stored["resample"]]
+    if stored.get("resample") in RESAMPLE:
+        config["interpolation"] = RESAMPLE[stored["resample"]]
     size = stored.get("size")
     if isinstance(size, dict) and "height" in size:
         config["resize_mode"] = "squash"

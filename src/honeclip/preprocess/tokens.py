@@ -131,17 +131,26 @@ class Tokenizer:
 
         They say nothing of this machine, and nothing of what was tokenised before.
         """
-        if self._is_simple:
+        if not self._is_simple:
+            with self._lock:
+                _save(self._made.tokenizer, folder)
+
+    def save_for_transformers(self, folder: Path) -> None:
+        """Write the files from which `transformers.AutoTokenizer` gives the same words; "simple" has such files as well.
+
+        transformers does not do what open_clip does to a text first (it unescapes HTML, and mends broken Unicode), and pads
+        "simple" with the end mark in place of 0, which decides nothing behind the first end mark.
+        """
+        if not self._is_simple:
+            self.save(folder)
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            self._made.tokenizer.save_pretrained(str(folder))
-        for name, drop in (("tokenizer.json", {}), ("tokenizer_config.json", _OF_THIS_MACHINE)):
-            path = folder / name
-            if path.is_file():
-                stored = _at_rest(json.loads(path.read_text(encoding="utf-8")))
-                kept = {key: value for key, value in stored.items() if key not in drop}
-                path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        from transformers import CLIPTokenizer
+
+        words = [*list(self._made.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+        vocabulary = {word: number for number, word in enumerate(words)}
+        length = self.context_length
+        merges = [tuple(pair) for pair in self._made.bpe_ranks]
+        _save(CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length), folder)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
@@ -184,6 +193,18 @@ class Tokenizer:
                 _at_rest(json.loads(backend.to_str())) if backend else (type(inner).__name__, inner.get_vocab())
             )
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _save(made: Any, folder: Path) -> None:
+    """transformers' own files, without what they say of this machine and of the last call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save_pretrained(str(folder))
+    for name, drop in (("tokenizer.json", {}), ("tokenizer_config.json", _OF_THIS_MACHINE)):
+        path = folder / name
+        if path.is_file():
+            stored = _at_rest(json.loads(path.read_text(encoding="utf-8")))
+            kept = {key: value for key, value in stored.items() if key not in drop}
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _at_rest(stored: dict[str, Any]) -> dict[str, Any]:
