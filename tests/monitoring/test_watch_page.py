@@ -24,6 +24,7 @@ from honeclip.monitoring.events import EventLog
 
 OPEN = re.compile(r"^open (http://\S+)$", re.MULTILINE)
 UNTIL_MS = 60_000
+SICK = Path(__file__).parent / "sick"
 
 
 class Dashboard:
@@ -253,6 +254,20 @@ def test_several_runs_share_the_charts_and_one_is_shown_in_detail(watch, opened,
     page.get_by_label("one run in detail").click()
     page.get_by_role("option", name="b/run").click()
     until(page, "step", "60 / 60")
+
+
+def test_what_looks_sick_is_said_of_each_run_with_what_to_try(watch, opened, pictures, tmp_path):
+    data, files = pictures
+    healthy = made_runs.long_run(tmp_path / "healthy", 60, data, files)
+    (tmp_path / "sick").mkdir()
+    shutil.copy(SICK / "overfitting.jsonl", tmp_path / "sick" / "events.jsonl")
+    page = opened(watch(healthy, tmp_path / "sick", "--port", "0").address)
+    findings = page.locator("[data-finding]")
+    findings.first.wait_for(timeout=UNTIL_MS)
+    said = findings.all_inner_texts()
+    assert said[0].startswith("sick, overfitting: the score on val was 0.587 at step 248 and is 0.534")
+    assert not [one for one in said if one.startswith("healthy")]
+    assert "try: train.patience=3" in page.inner_text("body")
 
 
 def test_outside_of_this_machine_the_token_is_needed(watch, pictures, tmp_path, opened):

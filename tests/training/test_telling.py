@@ -87,7 +87,7 @@ def test_the_data_is_told_before_the_first_step(run):
     (found,) = told(run, "data")
     assert events.read(run.folder / "events.jsonl")[0] == found
     assert (found["rows"], found["splits"]) == (40, {"train": 24, "val": 8, "test": 8})
-    assert found["leaks"] == {"pixels": 0, "group": 0}
+    assert found["leaks"] == {"pixels": 0, "group": 0, "near": 0, "near_of": 16}
 
 
 def test_rows_that_stand_in_two_splits_are_told(data, vit, tmp_path):
@@ -99,7 +99,7 @@ def test_rows_that_stand_in_two_splits_are_told(data, vit, tmp_path):
     (folder / "pairs.csv").write_text("\n".join([*text, *copied]) + "\n")
     config = tiny_runs.settings(train={"length": 1, "batch": 8}, checkpoint={"every": 0}, evaluate={"every": 0})
     run = fit(data=folder, out=tmp_path / "run", model=vit, config=config, **QUIET)
-    assert told(run, "data")[0]["leaks"] == {"pixels": 3, "group": 0}
+    assert told(run, "data")[0]["leaks"] == {"pixels": 3, "group": 0, "near": 0, "near_of": 16}
     stored = json.loads((run.folder / "report" / "report.json").read_text())
     assert [one["rule"] for one in stored["sick"]] == ["leaking"]
     page = (run.folder / "report" / "index.html").read_text()

@@ -82,8 +82,12 @@ class Seen:
         self.others.setdefault(kind, deque(maxlen=MOST_OTHERS)).append(event)
 
     def events(self) -> list[dict[str, Any]]:
-        """Everything that is kept, in the order of the steps: all of a run of up to `thinning.MOST` steps."""
-        every = [one.event for one in self.steps.kept()]
+        """What rules are asked about, in the order of the steps: all of a run of up to `thinning.MOST` steps.
+
+        Of a longer one the first step of each neighbourhood, whose figures are those of any step: those of the smallest and
+        the largest loss would make every loss look noisier than it is. Other events are all there that are kept.
+        """
+        every = [one.first.event for one in self.steps.all]
         if self.last and (not every or every[-1].get("step") != self.last.get("step")):
             every.append(self.last)
         every += self.evaluations

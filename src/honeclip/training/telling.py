@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from honeclip.data.findings import SAME_GROUP, SAME_PIXELS
+from honeclip.data.near import near_duplicates
 from honeclip.data.pairs import Pairs
 from honeclip.data.splits import SPLITS
 from honeclip.training.loop import Learner, Step
@@ -22,13 +23,17 @@ DIGITS = 6
 
 def of_data(everything: Pairs) -> dict[str, Any]:
     """The fields of the `data` event with which a run begins: rows by split, and those that stand in two splits, by what they
-    share with a row of another one."""
+    share with a row of another one; `near` are nearly a picture of train, of the `near_of` that were compared."""
     leaks = [one.reason for one in everything.problems if one.kind == "split_leak"]
     shared = {"pixels": SAME_PIXELS, "group": SAME_GROUP}
+    near = near_duplicates(everything)
     return {
         "rows": len(everything),
         "splits": {name: everything.splits.count(name) for name in SPLITS},
-        "leaks": {name: sum(what in reason for reason in leaks) for name, what in shared.items()},
+        "leaks": {
+            **{name: sum(what in reason for reason in leaks) for name, what in shared.items()},
+            **{"near": len(near.rows), "near_of": near.looked_at},
+        },
     }
 
 
