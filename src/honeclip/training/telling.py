@@ -47,7 +47,7 @@ def of_step(learner: Learner, step: Step, seconds: float, held_bytes: int) -> di
         held_bytes: `memory_bytes` of the contract.
     """
     result = step.result
-    fields: dict[str, Any] = {"step": step.number, "loss": result.loss, "lr": step.lr}
+    fields: dict[str, Any] = {"step": step.number, "loss": result.loss, "lr": rounded(step.lr, 8)}
     if step.lrs:
         fields["lrs"] = rounded(step.lrs)
     fields |= rounded(logits(learner))
