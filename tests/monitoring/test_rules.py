@@ -95,6 +95,21 @@ def test_nothing_looks_sick_in_a_healthy_run(name):
     assert findings(told) == []
 
 
+def test_pictures_that_are_nearly_those_of_train_leak_as_well():
+    """Where no two have equal pixels."""
+    told = recorded("leaking_near")
+    (data,) = [one for one in told if one["event"] == "data"]
+    assert (data["leaks"]["pixels"], data["leaks"]["group"]) == (0, 0)
+    found = {one.rule: one for one in findings(told)}["leaking"]
+    assert f"{data['leaks']['near']} of {data['leaks']['near_of']} that were compared" in found.says
+
+
+@pytest.mark.parametrize(("near", "sick"), [(15, False), (16, True)])
+def test_a_few_near_duplicates_of_many_pictures_are_no_leak(near, sick):
+    leaks = {"pixels": 0, "group": 0, "near": near, "near_of": 300}
+    assert (rules([{"event": "data", "step": 0, "leaks": leaks}]) == ["leaking"]) == sick
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_nor_at_any_moment_of_it(name):
     """The dashboard asks while a run goes on."""

@@ -66,12 +66,11 @@ def near_duplicates(pairs: Pairs, most: int = MOST_LOOKED_AT) -> Near:
     def nearest(place: int) -> tuple[int, int] | None:
         """A row and its near duplicate."""
         bits_41 = _bits(pairs, np.array([place]))
-        differing = sum(
-            np.bitwise_count(mine ^ one).astype(np.int64) for mine, one in zip(train_4N, bits_41, strict=True)
-        )
-        alike = (
-            np.flatnonzero(differing <= MOST_BITS) if bits_41.any() else []
-        )  # a plain area looks like every other one
+        differing = np.zeros(len(train), dtype=np.int64)
+        for mine, one in zip(train_4N, bits_41, strict=True):
+            differing += np.bitwise_count(mine ^ one)
+        # a plain area looks like every other one
+        alike = np.flatnonzero(differing <= MOST_BITS).tolist() if bits_41.any() else []
         for other in sorted(alike, key=lambda one: int(differing[one]))[:CANDIDATES]:
             if _are_nearly_the_same(pairs.images[place], pairs.images[train[other]]):
                 return pairs.rows[place], pairs.rows[train[other]]
