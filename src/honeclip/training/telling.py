@@ -1,6 +1,7 @@
 """What events.jsonl says of a step, an evaluation and a checkpoint. Bytes, seconds and shares; what docs/watching.md lists.
 
-A step says no more than a kilobyte: figures that nobody computes with have six digits, and what is empty is left out.
+A run says no more than a kilobyte a step, its evaluations included: figures that nobody computes with have six digits, and what
+is empty, or says again what stands there already, is left out.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ def of_step(learner: Learner, step: Step, seconds: float, held_bytes: int) -> di
         "grad_norm": rounded(step.grad_norm),
         "grad_norms": rounded(step.grad_norms, 4),
         "skipped": step.skipped,
-        "parts": rounded(result.parts),
         "seconds": rounded(step.seconds, 4),
         "busy": rounded(step.busy, 3),
     }
+    if len(result.parts) > 1 or rounded(result.loss) not in rounded(result.parts).values():
+        fields["parts"] = rounded(result.parts)
     if learner.flops and learner.bound:
         speed = learner.flops * step.pairs / seconds
         fields |= {"flops_per_second": int(rounded(speed, 4)), "matmul_share": rounded(speed / learner.bound, 3)}
@@ -88,9 +90,19 @@ def of_evaluation(found: Score, size_px: int, seconds: float) -> dict[str, Any]:
         "words": found.words,
         "size_px": size_px,
         "seconds": rounded(seconds),
-        "metrics": found.metrics,
+        "metrics": told_metrics(found.metrics),
         "health": found.health,
         "examples": found.examples,
+    }
+
+
+def told_metrics(metrics: Any) -> Any:
+    """METRICS whose intervals have six digits; the values stay as they are."""
+    if not isinstance(metrics, Mapping):
+        return metrics
+    return {
+        name: rounded(one) if name in ("low", "high") and isinstance(one, float) else told_metrics(one)
+        for name, one in metrics.items()
     }
 
 
