@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from programs import needed
 
 # A developer's run draws new examples each time and so finds new faults; CI judges a commit, by the same examples always.
 settings.register_profile("judge", derandomize=True)
@@ -38,3 +41,14 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real data sets (../shared/data) are not there")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium for the pages of one test file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        made = started.chromium.launch(executable_path=needed("chromium"), args=["--no-sandbox"])
+        yield made
+        made.close()

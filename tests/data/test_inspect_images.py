@@ -23,7 +23,7 @@ def home(tmp_path, monkeypatch):
 
 def stored():
     with sqlite3.connect(places.inspections() / "images.sqlite3") as memory:
-        count = memory.execute("SELECT count(*) FROM images").fetchone()[0]
+        count = memory.execute("SELECT count(*) FROM pictures").fetchone()[0]
     memory.close()
     return count
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 
 from honeclip.monitoring import events
+from honeclip.monitoring.reader import Reader
 from honeclip.monitoring.rules import RULES, findings
 
 RECORDED = Path(__file__).parent / "sick"
@@ -50,11 +52,62 @@ def test_a_rule_fires_on_its_sick_run(name):
     assert one.to_json() == {"rule": one.rule, "says": one.says, "try": one.advice, "step": one.step}
 
 
+STRETCHED = 20_000
+"""Steps of a run of which a dashboard keeps every twentieth or so."""
+
+
+def thinned(told: list[dict], folder: Path) -> list[dict]:
+    """A recorded run as if it had taken 20,000 steps, as a dashboard keeps it. A step's figures are those of a recorded one
+    near its place, not the same for neighbours, so that losses jitter."""
+    steps = [one for one in told if one["event"] == "step"]
+    factor = STRETCHED / steps[-1]["step"]
+    lines = [{**one, "step": round(one.get("step", 0) * factor)} for one in told if one["event"] != "step"]
+    for number in range(1, STRETCHED + 1):
+        place = (number - 1) * len(steps) // STRETCHED + number * 7919 % 3 - 1
+        lines.append({**steps[min(max(place, 0), len(steps) - 1)], "step": number, "time": float(number)})
+    lines.sort(key=lambda one: (one["step"], one["event"] != "step"))
+    log = folder / "events.jsonl"
+    log.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    reader = Reader(log)
+    while reader.read():
+        pass
+    assert reader.seen.steps.count == STRETCHED
+    kept = reader.seen.events()
+    assert 500 < len([one for one in kept if one["event"] == "step"]) <= 1025
+    return kept
+
+
+@pytest.mark.parametrize("name", RULE_OF)
+def test_a_rule_fires_on_its_sick_run_where_only_some_steps_of_many_are_kept(name, tmp_path):
+    assert RULE_OF[name] in rules(thinned(recorded(name), tmp_path))
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_nothing_looks_sick_in_a_healthy_run_where_only_some_steps_of_many_are_kept(name, tmp_path):
+    """But that it could have been shorter, which is true of twenty thousand steps with ten evaluations."""
+    assert set(rules(thinned(recorded(name), tmp_path))) <= {"plateau"}
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_nothing_looks_sick_in_a_healthy_run(name):
     told = recorded(name)
     assert len([one for one in told if one["event"] == "step"]) >= 60
     assert findings(told) == []
+
+
+def test_pictures_that_are_nearly_those_of_train_leak_as_well():
+    """Where no two have equal pixels."""
+    told = recorded("leaking_near")
+    (data,) = [one for one in told if one["event"] == "data"]
+    assert (data["leaks"]["pixels"], data["leaks"]["group"]) == (0, 0)
+    found = {one.rule: one for one in findings(told)}["leaking"]
+    assert f"{data['leaks']['near']} of {data['leaks']['near_of']} that were compared" in found.says
+
+
+@pytest.mark.parametrize(("near", "sick"), [(15, False), (16, True)])
+def test_a_few_near_duplicates_of_many_pictures_are_no_leak(near, sick):
+    leaks = {"pixels": 0, "group": 0, "near": near, "near_of": 300}
+    assert (rules([{"event": "data", "step": 0, "leaks": leaks}]) == ["leaking"]) == sick
 
 
 @pytest.mark.parametrize("name", HEALTHY)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+from honeclip.checkpoint.lock import is_locked, locked
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.to_tensorboard import TensorBoard
 from honeclip.monitoring.to_wandb import WeightsAndBiases
-from honeclip.monitoring.trackers import figures, track
+from honeclip.monitoring.trackers import Tracked, figures, track
 
 SIMILARITY = {"edges": [-1.0, 0.0, 0.5, 1.0], "positive": [1, 2, 5], "negative": [40, 16, 0]}
 
@@ -64,7 +68,7 @@ def board(folder: Path) -> EventAccumulator:
 
 
 def test_tensorboard_reads_every_figure_at_its_step_and_time(file, tmp_path):
-    assert track(file, lambda: TensorBoard(tmp_path / "board")) == 5
+    assert track(file, lambda: TensorBoard(tmp_path / "board")) == Tracked(5, ended=True)
     read = board(tmp_path / "board")
     assert curve(read, "train/loss") == [
         (n, pytest.approx(loss)) for n, loss in enumerate((8, 4, 1 / 3, 1 / 4, 1 / 5), 1)
@@ -109,9 +113,61 @@ def test_a_run_is_followed_to_its_end_over_a_cut(tmp_path):
             stepped(log, 3, 1.0)
             log.append("end", status="done")
 
-    assert track(path, lambda: Resumed(tmp_path / "board"), follow=True) == 3
+    assert track(path, lambda: Resumed(tmp_path / "board"), follow=True) == Tracked(3, ended=True)
     log.close()
     assert curve(board(tmp_path / "board"), "train/loss") == [(1, 4.0), (2, 2.0), (3, 1.0)]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from honeclip.checkpoint.lock import locked
+from honeclip.monitoring.events import EventLog
+with locked(Path(sys.argv[1])):
+    log = EventLog(Path(sys.argv[1]) / "events.jsonl")
+    log.append("step", step=1, loss=2.0)
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_that_is_killed_ends_the_following_and_one_that_is_only_silent_does_not(tmp_path, session_home):
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    environment = tiny_runs.environment(session_home)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as writer:
+        assert writer.stdout.readline() == "written\n"
+        asked = []
+
+        def is_alive() -> bool:
+            asked.append(is_locked(tmp_path))
+            if len(asked) == 2:  # it was silent and there; now it goes, and leaves an event that nobody has read
+                log = EventLog(tmp_path / "events.jsonl")
+                stepped(log, 2, 1.0)
+                log.close()
+                writer.kill()
+                writer.wait()
+            return asked[-1]
+
+        found = track(
+            tmp_path / "events.jsonl",
+            lambda: TensorBoard(tmp_path / "board"),
+            follow=True,
+            is_alive=is_alive,
+            silence_s=0.0,
+        )
+    assert asked == [True, True, False]
+    assert found == Tracked(2, ended=False)
+    assert curve(board(tmp_path / "board"), "train/loss") == [(1, 2.0), (2, 1.0)]
+
+
+def test_to_ask_for_a_lock_makes_and_takes_none(tmp_path):
+    assert not is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        pass
+    assert not is_locked(tmp_path)
+    with locked(tmp_path):
+        pass
 
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -150,7 +206,7 @@ def test_wandb_gets_the_same_offline_and_asks_nobody(file, tmp_path, monkeypatch
             made.append(tracker.folder)
             return tracker
 
-        assert track(file, opened) == 5
+        assert track(file, opened).step == 5
         with pytest.raises(BlockingIOError):
             nobody.accept()
     assert made[0].parent == tmp_path / "out" / "wandb"

@@ -174,6 +174,15 @@ def test_every_chart_copes_with_events_that_say_nothing(tmp_path):
     assert all(isinstance(watched.in_words(one), str) for one in run.reader.seen.events())
 
 
+def test_an_end_is_said_in_words():
+    assert (
+        watched.in_words({"event": "end", "status": "failed", "words": "the disk is full"})
+        == "failed: the disk is full"
+    )
+    assert watched.in_words({"event": "end", "status": "done", "words": ""}) == "done"
+    assert "report" in watched.in_words({"event": "finishing", "step": 7})
+
+
 def test_a_change_is_marked_where_it_was(tmp_path):
     changes = [
         {"event": "stage", "step": 3, "size_px": 160},

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from live_server import images
-from programs import needed
 
 READY = re.compile(r"ready .* at (http://\S+)")
 UNTIL_MS = 30_000
@@ -53,16 +52,6 @@ def address(model: Path, session_home: Path, tmp_path_factory) -> Iterator[str]:
     assert process.returncode == 0, rest
     assert "Warning" not in rest
     assert "Traceback" not in rest
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        made = started.chromium.launch(executable_path=needed("chromium"), args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 def shown(page: Any, figure: str) -> str:

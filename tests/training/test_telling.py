@@ -62,6 +62,29 @@ def test_a_step_is_told_in_a_kilobyte(run):
     assert max(len(line) for line in lines if json.loads(line)["event"] == "step") <= 1024
 
 
+@pytest.mark.slow
+def test_a_default_run_writes_a_kilobyte_a_step_evaluations_and_all(shared_data, tmp_path):
+    """`starter` with frozen towers, a hundred steps, ten evaluations with their pictures' captions."""
+    run = fit(data=shared_data / "openstax_microbiology", out=tmp_path / "run", model="starter", **QUIET)
+    lines = (run.folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+    steps = [len(line) for line in lines if json.loads(line)["event"] == "step"]
+    whole = sum(map(len, lines)) / len(steps)
+    print(
+        f"{sum(steps) / len(steps):.0f} bytes a step on the mean, {max(steps)} at most, {whole:.0f} with all other events"
+    )
+    assert whole <= 1024
+
+
+def test_a_loss_of_one_part_is_told_once_and_a_figure_has_its_exact_value(run):
+    for one in told(run, "step"):
+        assert "parts" not in one
+    way = told(run, "evaluation")[-1]["metrics"]["retrieval"]["image_to_text"]
+    for figure in way.values():
+        assert figure["low"] == float(f"{figure['low']:.6g}")
+        assert figure["high"] == float(f"{figure['high']:.6g}")
+    assert way["R@1"]["value"] * 8 == pytest.approx(round(way["R@1"]["value"] * 8), abs=1e-12)
+
+
 def test_an_evaluation_tells_its_health_and_shows_pictures(run):
     found = told(run, "evaluation")
     assert [one["step"] for one in found] == [0, 4, 8]
@@ -87,7 +110,7 @@ def test_the_data_is_told_before_the_first_step(run):
     (found,) = told(run, "data")
     assert events.read(run.folder / "events.jsonl")[0] == found
     assert (found["rows"], found["splits"]) == (40, {"train": 24, "val": 8, "test": 8})
-    assert found["leaks"] == {"pixels": 0, "group": 0}
+    assert found["leaks"] == {"pixels": 0, "group": 0, "near": 0, "near_of": 16}
 
 
 def test_rows_that_stand_in_two_splits_are_told(data, vit, tmp_path):
@@ -99,7 +122,7 @@ def test_rows_that_stand_in_two_splits_are_told(data, vit, tmp_path):
     (folder / "pairs.csv").write_text("\n".join([*text, *copied]) + "\n")
     config = tiny_runs.settings(train={"length": 1, "batch": 8}, checkpoint={"every": 0}, evaluate={"every": 0})
     run = fit(data=folder, out=tmp_path / "run", model=vit, config=config, **QUIET)
-    assert told(run, "data")[0]["leaks"] == {"pixels": 3, "group": 0}
+    assert told(run, "data")[0]["leaks"] == {"pixels": 3, "group": 0, "near": 0, "near_of": 16}
     stored = json.loads((run.folder / "report" / "report.json").read_text())
     assert [one["rule"] for one in stored["sick"]] == ["leaking"]
     page = (run.folder / "report" / "index.html").read_text()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import receivers
 import tiny_runs
 from optuna.trial import TrialState
 
@@ -207,11 +208,37 @@ def test_trials_are_compared_by_what_the_domain_selects_by(study, tmp_path):
     assert as_always.study.trials[0].intermediate_values != found.study.trials[0].intermediate_values
 
 
-def test_a_study_keeps_no_address_of_those_who_would_be_told_of_runs(study, tmp_path):
+def test_a_new_best_and_the_end_of_a_study_are_told_once_and_not_of_each_trial(study, tmp_path):
+    with receivers.http() as http:
+        sets = (f"notify.urls=['json://{http.address}/hook']", "notify.when=['first', 'best', 'failed', 'done']")
+        found = study(*sets, trials=4, pruner="none")
+        messages = []
+        while not messages or not messages[-1]["title"].endswith(": done"):
+            messages.append(http.next())
+        assert http.rest() == []
+        lines = "\n".join(one["message"] for one in messages).splitlines()
+        best = found.best
+        assert messages[-1]["title"] == "honeclip, tune: done"
+        assert lines[-1].startswith(f"done after 4 trials: the best is trial {best.number} (")
+        scores = [trial.value for trial in found.study.trials]
+        risen = [number for number in range(1, 4) if scores[number] > max(scores[:number])]
+        assert len(lines) - 1 <= len(risen), "of those that wait together the newest is told"
+        assert all(line.startswith("new best of ") for line in lines[:-1])
+        assert bool(lines[:-1]) == bool(risen)
+        if risen:
+            assert f"trial {risen[-1]} (" in lines[-2]
+            assert f"{scores[risen[-1]]:.4f} on val instead of " in lines[-2]
+        # nothing is tried that was tried: the end alone is told
+        study(*sets, trials=4, pruner="none")
+        assert http.next()["message"].startswith("done after 4 trials: ")
+        assert http.rest() == []
+
+
+def test_a_study_keeps_no_address_of_those_who_are_told(study, tmp_path):
     secret = "t0psecret"
     urls = f"notify.urls=['json://127.0.0.1:1/{secret}', 'env:SOMEBODY']"
     study(urls, trials=1)
-    assert "notify.urls are told of runs of fit; a study tells nobody" in study.said
+    assert any(one.startswith("told of best, failed, done: notify.urls[0], json://***") for one in study.said)
     files = [path for path in (tmp_path / "tune").rglob("*") if path.is_file()]
     assert {"study.db", "best.toml"} <= {path.name for path in files}
     assert [path for path in files if secret.encode() in path.read_bytes()] == []

@@ -13,6 +13,22 @@ from honeclip.errors import RunError
 LOCK = ".lock"
 
 
+def is_locked(run: Path) -> bool:
+    """Whether a process holds a run folder; asked without taking it, but for the moment of asking. A folder that may not be
+    written, as a copy on another disk, is held by nobody here."""
+    if not (run / LOCK).is_file():
+        return False
+    lock = FileLock(run / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Holds a run folder for this process. Within one process it may be taken again, so a run takes it for its whole

@@ -23,14 +23,17 @@ def track(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write into; RUN/tensorboard or RUN/wandb.", metavar="DIR")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run has ended, or its process is gone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the figures of a run for a tracker, from its events: while it goes on, or afterwards.
 
     Example: honeclip track runs/a --to tensorboard --follow
     """
-    from honeclip.cli.output import emit, show
+    from honeclip.checkpoint.lock import is_locked
+    from honeclip.cli.output import emit, say, show
     from honeclip.errors import BadInput, RunError
     from honeclip.monitoring.to_tensorboard import TensorBoard
     from honeclip.monitoring.to_wandb import WeightsAndBiases
@@ -53,7 +56,10 @@ def track(
         made.append(tracker.folder)
         return tracker
 
-    step = work(file, opened, follow=follow)
+    found = work(file, opened, follow=follow, is_alive=lambda: is_locked(run))
+    step = found.step
+    if follow and not found.ended:
+        say(f"{run} has not ended and no process is writing it: it was stopped or killed; fit --resume goes on")
     if as_json:
         emit({"run": run, "to": to, "out": made[-1], "step": step})
         return

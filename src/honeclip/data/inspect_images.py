@@ -109,8 +109,8 @@ def _memory() -> Iterator[sqlite3.Connection | None]:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
         with connection:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS images (rules TEXT, name TEXT, bytes INTEGER, changed INTEGER, "
-                "width INTEGER, height INTEGER, mode TEXT, sha TEXT, PRIMARY KEY (rules, name)) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS pictures (rules TEXT, name TEXT, bytes INTEGER, changed INTEGER, width INTEGER, "
+                "height INTEGER, mode TEXT, sha TEXT, likeness TEXT, PRIMARY KEY (rules, name)) WITHOUT ROWID"
             )
     except (OSError, sqlite3.Error):
         if connection is not None:
@@ -127,21 +127,24 @@ def _recall(memory: sqlite3.Connection | None, keys: Sequence[Key]) -> dict[Key,
     known: dict[Key, Facts] = {}
     if memory is None:
         return known
-    question = "SELECT width, height, mode, sha FROM images WHERE rules = ? AND name = ? AND bytes = ? AND changed = ?"
+    question = (
+        "SELECT width, height, mode, sha, likeness FROM pictures "
+        "WHERE rules = ? AND name = ? AND bytes = ? AND changed = ?"
+    )
     with contextlib.suppress(sqlite3.Error):
         for key in keys:
             row = memory.execute(question, (_rules(), *key)).fetchone()
             if row is not None:
-                known[key] = Facts((row[0], row[1]), row[2], row[3])
+                known[key] = Facts((row[0], row[1]), *row[2:])
     return known
 
 
 def _remember(memory: sqlite3.Connection | None, facts: Sequence[tuple[Key, Facts]]) -> None:
     if memory is None or not facts:
         return
-    rows = [(_rules(), *key, *one.size, one.mode, one.pixels_sha256) for key, one in facts]
+    rows = [(_rules(), *key, *one.size, one.mode, one.pixels_sha256, one.likeness) for key, one in facts]
     with contextlib.suppress(sqlite3.Error), memory:
-        memory.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        memory.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _rules() -> str:

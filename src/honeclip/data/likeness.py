@@ -1,7 +1,7 @@
 """Pictures that look alike though their pixels differ: saved anew, resized, a little brighter or cropped.
 
-A difference hash: the picture in grey, shrunk to 17 x 16; each bit says whether a pixel is brighter than its right neighbour.
-Two hashes are compared by the number of bits that differ. (N. Krawetz, "Kind of Like That", 2013, with 256 bits for 64.)
+Two hashes (`preprocess.likeness`) are compared by the number of bits that differ. That is cheap and finds more than there is:
+drawings with much white are told apart by few bits. So what counts as a near duplicate is looked at once more.
 """
 
 from __future__ import annotations
@@ -12,21 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from honeclip.data.rows import ImageRef, Member
 from honeclip.errors import DataError
 from honeclip.preprocess.images import decode
+from honeclip.preprocess.likeness import BITS, difference_hash
 
-SIDE = 16
-BITS = SIDE * SIDE
+__all__ = ["BITS", "MOST_BITS", "difference_hash", "distances", "hashes"]
 
-
-def difference_hash(picture: Image.Image) -> NDArray[np.uint8]:
-    """(32,) uint8: the 256 bits of a picture."""
-    small = picture.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
-    grey = np.asarray(small, dtype=np.int16)
-    return np.packbits(grey[:, 1:] > grey[:, :-1])
+MOST_BITS = 10
+"""Bits of 256 in which the hashes of two pictures may differ and still be called alike."""
 
 
 def hashes(images: Sequence[ImageRef]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

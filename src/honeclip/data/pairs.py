@@ -46,6 +46,7 @@ class Pairs:
         total_rows: data rows in the manifest, unusable ones included.
         files: each image as the manifest names it; () where no manifest was read.
         sizes: (width, height) of each image in pixels; () where nobody looked.
+        likeness: of each image, hex of a hash of what is seen (`preprocess.likeness`); () where nobody looked.
         notes: sentences on how the manifest was read and divided.
         more: column -> its value in each row as text, of the manifest's columns that mean nothing to honeclip (sex, age band,
             device, ...), for figures by subgroup.
@@ -65,6 +66,7 @@ class Pairs:
     total_rows: int
     files: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    likeness: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -98,6 +100,7 @@ class Pairs:
             image_sha=tuple(self.image_sha[row] for row in chosen),
             files=tuple(self.files[row] for row in chosen) if self.files else (),
             sizes=tuple(self.sizes[row] for row in chosen) if self.sizes else (),
+            likeness=tuple(self.likeness[row] for row in chosen) if self.likeness else (),
             more={name: tuple(values[row] for row in chosen) for name, values in self.more.items()},
         )
 
@@ -182,6 +185,7 @@ def read(
         image_sha=shas,
         files=tuple(row.file for row in good),
         sizes=tuple(fact.size for fact in seen),
+        likeness=tuple(fact.likeness for fact in seen),
         problems=(),
         total_rows=len(found.rows),
         notes=(*found.notes, *notes),

@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from honeclip.data.near import near_duplicates
 from honeclip.data.pairs import Pairs
 from honeclip.data.rows import Problem
 from honeclip.data.splits import SPLITS
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
+
+MOST_COMPARED = 3000
+"""Pictures of val and test that are compared with those of train; evenly chosen where there are more."""
+
+NEAR_NAMED = 20
 
 CANDIDATES_PER_K = 5
 """R@k is left out of scores where there are fewer than this many times k candidates."""
@@ -64,7 +70,7 @@ def check(
     if size_px is not None:
         below = sum(min(size) < size_px for size in pairs.sizes)
         result["images_below_model_size"] = {"size_px": size_px, "images": below}
-    result["notes"] = [*pairs.notes, *_advice(pairs, result)]
+    result["notes"] = [*pairs.notes, *_advice(pairs, result), *_near(pairs)]
     result["problems"] = [
         {"row": one.row, "file": one.file, "kind": one.kind, "reason": one.reason} for one in problems
     ]
@@ -110,6 +116,19 @@ def _intervals(test: Pairs) -> dict[str, Any]:
 def _width(trials: int) -> float:
     """Of the 95 % interval of a share of one half: 2 x 1.96 standard errors."""
     return min(1.0, 2 * 1.96 * math.sqrt(0.25 / trials)) if trials else 1.0
+
+
+def _near(pairs: Pairs) -> list[str]:
+    """A sentence on pictures of val and test that are nearly one of train; their pixels differ, so they are no split leaks."""
+    found = near_duplicates(pairs, MOST_COMPARED)
+    if not found.rows:
+        return []
+    named = "; ".join(f"row {row} and row {other}" for row, other in found.rows[:NEAR_NAMED])
+    more = f"; and {len(found.rows) - NEAR_NAMED} more" if len(found.rows) > NEAR_NAMED else ""
+    return [
+        f"{len(found.rows)} of {found.looked_at} pictures of val and test are nearly one of train ({named}{more}): give what "
+        "belongs together one `group`"
+    ]
 
 
 def _advice(pairs: Pairs, result: dict[str, Any]) -> list[str]:

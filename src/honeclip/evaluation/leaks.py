@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from honeclip.data.likeness import BITS, distances, hashes
+from honeclip.data.likeness import BITS, MOST_BITS, distances, hashes
 from honeclip.evaluation.suite import Split
-
-MOST_BITS = 10
-"""Bits of 256 in which the hashes of two pictures may differ and still be called near duplicates."""
 
 LEAST_COSINE = 0.999
 """Cosine of two embeddings from which on."""

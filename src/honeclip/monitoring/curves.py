@@ -5,30 +5,33 @@ Charts of the first kind hold all runs, one colour a run. Those of the second ki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from honeclip.monitoring.reader import number, step_of
+from honeclip.monitoring.series import (
+    RUNS,
+    SOFT,
+    UNLISTED,
+    Data,
+    band,
+    curve,
+    level,
+    of_evaluations,
+    rounded,
+    smoothed,
+    values,
+    within,
+)
 from honeclip.monitoring.watched import Watched, begin
-
-RUNS = ("#3b82f6", "#e07b1a", "#2f9e5b", "#9b6bdf", "#d6455d", "#14a3a8", "#c2569b", "#8a8f2a")
-"""Colours of runs, and of the parts of one: each can be read on white and on near black."""
-
-SOFT, LINE = "#8a94a0", "#8a94a033"
 
 SHARE_THAT_SHOWS = 0.2
 """Of the budget; below it the line of the budget would press the memory flat, and the figures above say it."""
 
-UNLISTED = "unlisted"
-"""Marks a series that the legend leaves out: of a second line in a run's colour."""
-
 MOST_MARKS = 12
 """Marks of one kind that a chart shows, the newest; more of them would be a wall."""
-
-Point = list[float | None]
-Data = list[Point]
 
 
 @dataclass(frozen=True)
@@ -72,24 +75,6 @@ class Chart:
     from_zero: bool = False
 
 
-def smoothed(data: Data, weight: float) -> Data:
-    """The exponential moving average of a curve, without the pull to zero at its start (Kingma and Ba 2015, section 3).
-
-    Args:
-        data: (step, value) points; a missing value stays missing.
-        weight: share of the past in each point, 0 to below 1.
-    """
-    average, norm, found = 0.0, 0.0, []
-    for step, value in data:
-        if value is None:
-            found.append([step, None])
-            continue
-        average = weight * average + (1 - weight) * value
-        norm = weight * norm + (1 - weight)
-        found.append([step, _rounded(average / norm)])
-    return found
-
-
 def loss(view: View) -> list[dict[str, Any]]:
     """Of each run the mean loss, smoothed, over what it was: the curve itself, or from the smallest to the largest."""
     series: list[dict[str, Any]] = []
@@ -97,14 +82,14 @@ def loss(view: View) -> list[dict[str, Any]]:
         steps = run.reader.seen.steps
         if not steps.all:
             continue
-        means: Data = [[one.first.step, _rounded(one.mean)] for one in steps.all]
+        means: Data = [[one.first.step, rounded(one.mean)] for one in steps.all]
         if steps.width > 1:
             low: Data = [[one.first.step, one.lowest.loss if one.lowest else None] for one in steps.all]
             high: Data = [[one.first.step, one.highest.loss if one.highest else None] for one in steps.all]
-            series += _band(run.name, colour, low, high)
+            series += band(run.name, colour, low, high)
         elif view.smoothing:
-            series.append(_line(run.name, colour, means, opacity=0.3, width=1, silent=True))
-        series.append(_line(run.name, colour, smoothed(means, view.smoothing)) | _marks(run, view))
+            series.append(curve(run.name, colour, means, opacity=0.3, width=1, silent=True))
+        series.append(curve(run.name, colour, smoothed(means, view.smoothing)) | _marks(run, view))
     return series
 
 
@@ -117,8 +102,8 @@ def selection_score(view: View) -> list[dict[str, Any]]:
     """Of each run the score by which its best checkpoint is chosen, with its interval where there is one."""
     series: list[dict[str, Any]] = []
     for colour, run in view.coloured:
-        score = lambda one: _within(one, "metrics", "selection", "score") or one.get("score")  # noqa: E731
-        found = _figure(run, colour, run.name, score)
+        score = lambda one: within(one, "metrics", "selection", "score") or one.get("score")  # noqa: E731
+        found = of_evaluations(run, colour, run.name, score)
         best = run.reader.seen.best
         if found and best is not None:
             mark = {"coord": [step_of(best), number(best.get("score"))], "name": "best"}
@@ -137,10 +122,10 @@ def retrieval(view: View) -> list[dict[str, Any]]:
     for colour, run in view.coloured:
         listed = False
         for way, words in (("image_to_text", "image to text"), ("text_to_image", "text to image")):
-            pick = lambda one, way=way: _within(one, "metrics", "retrieval", way, view.retrieval)  # noqa: E731
+            pick = lambda one, way=way: within(one, "metrics", "retrieval", way, view.retrieval)  # noqa: E731
             dashed = way == "text_to_image"
             name = words if len(view.runs) == 1 else f"{run.name}, {words}" if dashed else run.name
-            found = _figure(run, colour, name, pick, dashed)
+            found = of_evaluations(run, colour, name, pick, dashed)
             if found and len(view.runs) > 1:
                 found[-1][UNLISTED] = listed
                 listed = True
@@ -152,11 +137,11 @@ def zeroshot(view: View) -> list[dict[str, Any]]:
     """Of each run one figure of zero-shot classification with its interval, and what guessing would get."""
     series: list[dict[str, Any]] = []
     for colour, run in view.coloured:
-        found = _figure(run, colour, run.name, lambda one: _within(one, "metrics", "zeroshot", view.zeroshot))
+        found = of_evaluations(run, colour, run.name, lambda one: within(one, "metrics", "zeroshot", view.zeroshot))
         newest = run.reader.seen.evaluations[-1:]
-        chance = number(_within(newest[0], "metrics", "zeroshot", "chance")) if newest else None
+        chance = number(within(newest[0], "metrics", "zeroshot", "chance")) if newest else None
         if found and chance is not None and view.zeroshot.endswith("accuracy"):
-            found[-1] |= _level(chance, "chance")
+            found[-1] |= level(chance, "chance")
         series += found
     return series
 
@@ -176,9 +161,9 @@ def grad_norm(view: View) -> list[dict[str, Any]]:
     """The gradient norm of each run before it is clipped, the spikes of the loss among its points."""
     series = []
     for colour, run in view.coloured:
-        data = _values([one.event for one in run.reader.seen.steps.kept()], "grad_norm")
+        data = values([one.event for one in run.reader.seen.steps.kept()], "grad_norm")
         if data:
-            series.append(_line(run.name, colour, data, width=1.5))
+            series.append(curve(run.name, colour, data, width=1.5))
     return series
 
 
@@ -206,16 +191,16 @@ def memory(view: View) -> list[dict[str, Any]]:
         found = {kind: value for kind in kinds if (value := number(known.get(kind))) is not None}
         counted = number(one.get("memory_bytes"))
         for words, value in _layers(counted, found).items():
-            areas.setdefault(words, []).append([step_of(one), _rounded(value / 1e9)])
+            areas.setdefault(words, []).append([step_of(one), rounded(value / 1e9)])
     series = [
-        _line(words, RUNS[place % len(RUNS)], data, width=1) | {"stack": "memory", "areaStyle": {"opacity": 0.35}}
+        curve(words, RUNS[place % len(RUNS)], data, width=1) | {"stack": "memory", "areaStyle": {"opacity": 0.35}}
         for place, (words, data) in enumerate(areas.items())
     ]
     budget, most = number(begin(run).get("budget_bytes")), number(max(map(_counted, events), default=None))
     if series and budget and most and most > SHARE_THAT_SHOWS * budget:
-        series[0] |= _level(budget / 1e9, "budget")
+        series[0] |= level(budget / 1e9, "budget")
         # a line beyond the axis is not drawn, and whether there is room is what one wants to see
-        series.append(_line("budget", SOFT, [[step_of(events[0]), budget / 1e9]], opacity=0, silent=True))
+        series.append(curve("budget", SOFT, [[step_of(events[0]), budget / 1e9]], opacity=0, silent=True))
     return series
 
 
@@ -259,8 +244,8 @@ def device(view: View) -> list[dict[str, Any]]:
     for colour, (key, words) in zip(
         RUNS, (("busy", "has work"), ("matmul_share", "of the matmul bound")), strict=False
     ):
-        if data := _values(_firsts(view.focus), key, 100):
-            series.append(_line(words, colour, smoothed(data, view.smoothing)))
+        if data := values(_firsts(view.focus), key, 100):
+            series.append(curve(words, colour, smoothed(data, view.smoothing)))
     return series
 
 
@@ -306,7 +291,7 @@ def histogram(view: View) -> tuple[list[str], list[dict[str, Any]]]:
     Of the newest evaluation that says so; nothing where none does.
     """
     for one in reversed(view.focus.reader.seen.evaluations):
-        said = _within(one, "health", "similarity")
+        said = within(one, "health", "similarity")
         if not isinstance(said, Mapping):
             continue
         edges, series = said.get("edges") or [], []
@@ -315,7 +300,7 @@ def histogram(view: View) -> tuple[list[str], list[dict[str, Any]]]:
             total = sum(counts)
             if total and len(counts) + 1 == len(edges):
                 bars = {"barGap": "-100%", "barCategoryGap": "0%", "itemStyle": {"opacity": 0.65}}
-                shares = [_rounded(100 * count / total) for count in counts]
+                shares = [rounded(100 * count / total) for count in counts]
                 series.append({"name": words, "type": "bar", "color": colour, "data": shares, **bars})
         if series:
             return [f"{(low + high) / 2:.2f}" for low, high in pairwise(edges)], series
@@ -331,20 +316,12 @@ def _firsts(run: Watched) -> list[dict[str, Any]]:
     return events
 
 
-def _values(events: Iterable[Mapping[str, Any]], key: str, factor: float = 1.0) -> Data:
-    points: Data = []
-    for one in events:
-        value = number(one.get(key))
-        points.append([step_of(dict(one)) if not isinstance(one, dict) else step_of(one), _rounded(value, factor)])
-    return points if any(value is not None for _, value in points) else []
-
-
 def _of_runs(view: View, key: str, *, smooth: bool = True) -> list[dict[str, Any]]:
     """One figure of the steps of each run."""
     series = []
     for colour, run in view.coloured:
-        if data := _values(_firsts(run), key):
-            series.append(_line(run.name, colour, smoothed(data, view.smoothing) if smooth else data))
+        if data := values(_firsts(run), key):
+            series.append(curve(run.name, colour, smoothed(data, view.smoothing) if smooth else data))
     return series
 
 
@@ -369,8 +346,8 @@ def _several(
         return []
     series = []
     for place, name in enumerate(names):
-        data: Data = [[step, _rounded(number(table.get(name)), factor)] for step, table in tables]
-        line = _line((words or {}).get(name, name), RUNS[place % len(RUNS)], data, width=1.5)
+        data: Data = [[step, rounded(number(table.get(name)), factor)] for step, table in tables]
+        line = curve((words or {}).get(name, name), RUNS[place % len(RUNS)], data, width=1.5)
         if stacked:
             line |= {"data": smoothed(data, view.smoothing), "stack": key, "areaStyle": {"opacity": 0.35}}
         series.append(line)
@@ -381,59 +358,8 @@ def _health(view: View, *wanted: tuple[str, str]) -> list[dict[str, Any]]:
     """Figures of the evaluations' health of one run."""
     series = []
     for colour, (key, words) in zip(RUNS, wanted, strict=False):
-        series += _figure(view.focus, colour, words, lambda one, key=key: _within(one, "health", key))  # type: ignore[misc]
+        series += of_evaluations(view.focus, colour, words, lambda one, key=key: within(one, "health", key))  # type: ignore[misc]
     return series
-
-
-def _figure(
-    run: Watched, colour: str, name: str, pick: Callable[[dict[str, Any]], Any], dashed: bool = False
-) -> list[dict[str, Any]]:
-    """A figure of the evaluations, a number or {value, low, high}, as a line with dots in the band of its intervals."""
-    points, low, high = [], [], []
-    for one in run.reader.seen.evaluations:
-        found = pick(one)
-        table = found if isinstance(found, Mapping) else {"value": found}
-        value, step = number(table.get("value")), step_of(one)
-        if value is None:
-            continue
-        points.append([step, _rounded(value)])
-        low.append([step, _rounded(number(table.get("low")))])
-        high.append([step, _rounded(number(table.get("high")))])
-    if not points:
-        return []
-    line = _line(name, colour, points) | {"showSymbol": len(points) <= 60, "symbolSize": 5}
-    if dashed:
-        line["lineStyle"] = {**line["lineStyle"], "type": "dashed"}
-    known = any(value is not None for _, value in low)
-    return [*(_band(name, colour, low, high) if known else []), line]
-
-
-def _line(
-    name: str, colour: str, data: Data, *, width: float = 2, opacity: float = 1, silent: bool = False
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "type": "line",
-        "showSymbol": len(data) == 1,
-        "symbolSize": 5 if opacity else 0,
-        "color": colour,
-        "lineStyle": {"width": width, "opacity": opacity},
-        "data": data,
-        **({"silent": True, "tooltip": {"show": False}} if silent else {}),
-    }
-
-
-def _band(name: str, colour: str, low: Data, high: Data) -> list[dict[str, Any]]:
-    """The area between two curves: an invisible one, and their difference stacked on it."""
-    quiet = {"stack": f"{name} band", "stackStrategy": "all", "symbol": "none", "z": 1}
-    height: Data = [
-        [step, None if top is None or bottom is None else _rounded(top - bottom)]
-        for (step, bottom), (_, top) in zip(low, high, strict=True)
-    ]
-    return [
-        _line(name, colour, low, opacity=0, silent=True) | quiet,
-        _line(name, colour, height, opacity=0, silent=True) | quiet | {"areaStyle": {"opacity": 0.2}},
-    ]
 
 
 def _marks(run: Watched, view: View) -> dict[str, Any]:
@@ -457,7 +383,7 @@ def _marks(run: Watched, view: View) -> dict[str, Any]:
                 "position": "insideEnd",
                 "rotate": 0,
                 "align": "left",
-                "offset": [4, 2],
+                "padding": [2, 0, 0, 6],
                 "fontSize": 11,
             },
         }
@@ -468,31 +394,3 @@ def _mark(event: Mapping[str, Any]) -> str:
     if event["event"] == "stage":
         return f"{event.get('size_px')} px"
     return "back to here" if event["event"] == "rewind" else f"micro-batch {event.get('micro_batch')}"
-
-
-def _level(value: float, words: str) -> dict[str, Any]:
-    """A level line."""
-    label = {"formatter": words, "color": SOFT, "position": "insideStartTop", "fontSize": 11}
-    return {
-        "markLine": {
-            "data": [{"yAxis": value, "label": label}],
-            "symbol": "none",
-            "animation": False,
-            "silent": True,
-            "lineStyle": {"color": SOFT, "type": "dashed", "width": 1.5},
-        }
-    }
-
-
-def _within(table: Any, *keys: str) -> Any:
-    """What lies under keys of tables within tables; None where one of them is missing."""
-    for key in keys:
-        if not isinstance(table, Mapping):
-            return None
-        table = table.get(key)
-    return table
-
-
-def _rounded(value: float | None, factor: float = 1.0) -> float | None:
-    """To the digits that a chart can show: a page is sent a hundred thousand numbers."""
-    return None if value is None else float(f"{factor * value:.5g}")

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from honeclip.errors import HoneclipError, Interrupted
 
@@ -71,6 +71,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return parsed(path.read_bytes())
+
+
+def has_at(file: BinaryIO, offset: int, before: bytes) -> bool:
+    """Whether a file still has right before an offset the bytes that were read there.
+
+    A resumed run cuts its file back and writes on: its lines have other times, so that they differ even where the file is
+    longer again than it was.
+    """
+    file.seek(offset - len(before))
+    return file.read(len(before)) == before
 
 
 def parsed(text: bytes) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from honeclip.monitoring.events import parsed
+from honeclip.monitoring.events import has_at, parsed
 
 TAIL_BYTES = 256
 """Of the last line read, by which a file that was cut back and has grown again is told: every event has its own time."""
@@ -72,7 +72,7 @@ def news(path: Path, place: Place = Place(), until: int | None = None) -> News:
     except FileNotFoundError:
         return News((), Place(), again=place.offset > 0)
     with opened as file:
-        again = not _is_at(file, place)
+        again = not has_at(file, place.offset, place.tail)
         if again:
             place = Place()
         file.seek(place.offset)
@@ -87,12 +87,6 @@ def news(path: Path, place: Place = Place(), until: int | None = None) -> News:
 def _tail(text: bytes) -> bytes:
     """Of the last line, where all of them are whole."""
     return text[text.rfind(b"\n", 0, -1) + 1 :][-TAIL_BYTES:]
-
-
-def _is_at(file: BinaryIO, place: Place) -> bool:
-    """Whether the file still has before the place what was read there."""
-    file.seek(place.offset - len(place.tail))
-    return file.read(len(place.tail)) == place.tail
 
 
 def _whole_lines(file: BinaryIO, most: int) -> tuple[bytes, bool]:

@@ -199,8 +199,8 @@ def overfitting(told: Told) -> Finding | None:
 
 
 def _loss_around(steps: Sequence[Event], step: int) -> float | None:
-    """The median loss of the ten steps up to a step."""
-    before = [one["loss"] for one in steps if step - 10 < one["step"] <= step]
+    """The median loss of the last ten steps up to a step, of those that there are: of a long run a dashboard keeps a few."""
+    before = [one["loss"] for one in steps if one["step"] <= step][-10:]
     return median(before) if before else None
 
 

@@ -72,6 +72,7 @@ class Seen:
         pause_s: the longest time between two events since the first step.
         ended: what the last `end` event said, or "".
         waits: whether steps are to be expected.
+        study: whether it is no run but a study, whose `step` counts trials.
     """
 
     step: int = 0
@@ -88,6 +89,7 @@ class Seen:
     pause_s: float = 0.0
     ended: str = ""
     waits: bool = False
+    study: bool = False
 
 
 def after(seen: Seen, event: Mapping[str, Any], targets: Sequence[Target] = ()) -> tuple[Seen, tuple[Milestone, ...]]:
@@ -109,6 +111,8 @@ def after(seen: Seen, event: Mapping[str, Any], targets: Sequence[Target] = ()) 
         seen, found = _squeezed(seen, event, step)
     elif kind == "rewind":
         seen = replace(seen, step=step, step_time=None)
+    elif kind == "trial":
+        seen, found = _tried(seen, event, step)
     elif kind == "finishing":
         seen = replace(seen, waits=False, step_time=None)
     elif kind == "end":
@@ -205,12 +209,26 @@ def _evaluated(
     return seen, tuple(found)
 
 
+def _tried(seen: Seen, event: Mapping[str, Any], step: int) -> tuple[Seen, tuple[Milestone, ...]]:
+    """A trial of a study. The first best one is what the study was given, and no news."""
+    before, score = seen.best, _number(event.get("score"))
+    seen = replace(seen, step=step, study=True)
+    if not event.get("best") or score is None:
+        return seen, ()
+    seen = replace(seen, best=(score, step))
+    if before is None:
+        return seen, ()
+    words = f"new best of {step} trials: {event.get('words')}, {score:.4f} on val instead of {before[0]:.4f}"
+    return seen, (Milestone("best", step, words),)
+
+
 def _ended(seen: Seen, event: Mapping[str, Any]) -> tuple[Seen, tuple[Milestone, ...]]:
     status, words = str(event.get("status")), str(event.get("words") or "")
     seen = replace(seen, ended=status, waits=False, step_time=None)
     if status not in ("done", "failed", "interrupted"):
         return seen, ()
-    text = f"{status} after step {seen.step}" + (f": {words}" if words else "")
+    after = f"{seen.step} trials" if seen.study else f"step {seen.step}"
+    text = f"{status} after {after}" + (f": {words}" if words else "")
     return seen, (Milestone(status, seen.step, text),)
 
 

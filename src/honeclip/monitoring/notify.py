@@ -49,7 +49,7 @@ READY = "ready"
 FINISHED = {"status": "done"}
 KILLED = {
     "status": "failed",
-    "words": "its process ended without a word, as one does that is killed; fit --resume goes on",
+    "words": "its process ended without a word, as one does that is killed; fit --resume goes on, or the same tune",
 }
 """What the run's process says of its end where nothing went wrong, and what is said of one that says nothing."""
 

@@ -13,10 +13,11 @@ from urllib.parse import urlencode
 
 from nicegui import ui
 
-from honeclip.monitoring import watched
-from honeclip.monitoring.curves import CHARTS, LINE, RUNS, SOFT, UNLISTED, View, histogram
+from honeclip.monitoring import elements, watched
+from honeclip.monitoring.curves import CHARTS, View, histogram
 from honeclip.monitoring.reader import moment, number, step_of
 from honeclip.monitoring.rules import Finding
+from honeclip.monitoring.series import RUNS
 from honeclip.monitoring.watched import Watched
 
 DRAW_S = 0.8
@@ -72,15 +73,6 @@ ZEROSHOT = ("balanced_accuracy", "accuracy", "macro_f1", "ece")
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A chart of the page: what hides it, its title, and the chart."""
-
-    card: ui.card
-    title: ui.label
-    chart: ui.echart
-
-
-@dataclass(frozen=True)
 class Drawing:
     """What the curves were drawn from, and when."""
 
@@ -120,12 +112,12 @@ class Page:
                     ui.label(self.view.focus.name).classes("text-lg break-all")
                     self._standing()
             self.sick = ui.column().classes("w-full gap-2")
-            self.tiles = {} if several else _tiles()
-            self.table = _table("Runs", RUN_COLUMNS) if several else None
+            self.tiles = {} if several else elements.tiles(TILES)
+            self.table = elements.table("Runs", RUN_COLUMNS, unbroken=("state", "step", "left")) if several else None
             with ui.row().classes("w-full items-center gap-x-6 gap-y-2"):
                 self._controls(several)
-            with _grid():
-                general = [_chart(one.title) for one in CHARTS if not one.details]
+            with elements.grid():
+                general = [elements.chart(one.title) for one in CHARTS if not one.details]
             if several:
                 with ui.row().classes("w-full items-center gap-4"):
                     names = {place: run.name for place, run in enumerate(self.view.runs)}
@@ -133,15 +125,15 @@ class Page:
                         "w-64 max-w-full"
                     )
                     self._standing()
-                self.tiles = _tiles()
-            with _grid():
-                detailed = [_chart(one.title) for one in CHARTS if one.details]
-                self.histogram = _chart("Cosines on val, newest evaluation (% of each)")
+                self.tiles = elements.tiles(TILES)
+            with elements.grid():
+                detailed = [elements.chart(one.title) for one in CHARTS if one.details]
+                self.histogram = elements.chart("Cosines on val, newest evaluation (% of each)")
             places = {True: iter(detailed), False: iter(general)}
             self.charts = [next(places[one.details]) for one in CHARTS]
             self.examples = ui.column().classes("w-full gap-2")
-            self.hardest = _table("Hardest pairs of val", HARDEST_COLUMNS)
-            self.events = _table("Newest events", EVENT_COLUMNS)
+            self.hardest = elements.table("Hardest pairs of val", HARDEST_COLUMNS)
+            self.events = elements.table("Newest events", EVENT_COLUMNS)
             self.note = ui.label("").classes("text-sm opacity-70")
         self.draw()  # so that the first thing a browser paints is the whole page
         ui.timer(DRAW_S, self.draw, immediate=False)
@@ -164,9 +156,9 @@ class Page:
         self._choices()
         self.about.set_text(_about(self.view.focus))
         for spec, drawn in zip(CHARTS, self.charts, strict=True):
-            _fill(drawn, spec.series(self.view), from_zero=spec.from_zero)
+            elements.fill(drawn, spec.series(self.view), from_zero=spec.from_zero)
         middles, bars = histogram(self.view)
-        _fill(self.histogram, bars, middles)
+        elements.fill(self.histogram, bars, middles)
         self._tables()
         self._pictures()
         self.note.set_text(_note(self.view))
@@ -231,7 +223,7 @@ class Page:
         seen = self.view.focus.reader.seen
         others = [one for kind in seen.others.values() for one in kind]
         newest = sorted([*others, *seen.evaluations], key=moment, reverse=True)[:MOST_ROWS]
-        _rows(
+        elements.rows(
             self.events,
             [
                 {
@@ -250,27 +242,21 @@ class Page:
             {**one, "similarity": _cosine(one.get("similarity")), "caption": _cut(str(one.get("caption", "")))}
             for one in pairs
         ]
-        _rows(self.hardest, [{key: one.get(key, "") for key in HARDEST_COLUMNS} for one in rounded])
+        elements.rows(self.hardest, [{key: one.get(key, "") for key in HARDEST_COLUMNS} for one in rounded])
 
     def _pictures(self) -> None:
         """What looks sick, and the example pictures; made anew only when they are others."""
-        found = self.findings.get(self.view.focus.name, [])
+        found = {run.name: list(self.findings.get(run.name, ())) for run in self.view.runs}
         newest = self.view.focus.reader.seen.evaluations[-1:]
         examples = _list(newest[0], "examples") if newest else []
-        if self.shown == (self.view.focus.name, list(found), examples):
+        if self.shown == (self.view.focus.name, found, examples):
             return
-        self.shown = (self.view.focus.name, list(found), examples)
+        self.shown = (self.view.focus.name, found, examples)
         self.sick.clear()
         with self.sick:
-            for one in found:
-                with (
-                    ui.card()
-                    .classes("w-full p-3 gap-1 border-l-4")
-                    .style("border-left-color:#b4590c")
-                    .props("flat bordered")
-                ):
-                    ui.label(f"{one.rule}: {one.says}").classes("font-medium break-words").props("data-finding")
-                    ui.label(one.advice).classes("text-sm break-words")
+            for name, sick in found.items():
+                for one in sick:
+                    _finding_card(one, f"{name}, " if len(found) > 1 else "")
         self.examples.clear()
         if examples:
             with self.examples:
@@ -306,6 +292,14 @@ class Page:
                             ui.label(("✓ " if right else "") + str(near.get("caption", ""))).classes(
                                 "break-words min-w-0 line-clamp-2" + (" font-medium" if right else "")
                             )
+
+
+def _finding_card(one: Finding, whose: str) -> None:
+    """What looks sick, and what to try; `whose` stands before it."""
+    card = ui.card().classes("w-full p-3 gap-1 border-l-4").style("border-left-color:#b4590c").props("flat bordered")
+    with card:
+        ui.label(f"{whose}{one.rule}: {one.says}").classes("font-medium break-words").props("data-finding")
+        ui.label(f"try: {one.advice}").classes("text-sm break-words")
 
 
 def _is_due(before: Drawing, now: Drawing, took: float) -> bool:
@@ -380,94 +374,3 @@ def _note(view: View) -> str:
         if run.reader.seen.torn:
             said.append(f"{run.name}: {run.reader.seen.torn} lines of events.jsonl are no events and were passed over.")
     return " ".join(said)
-
-
-def _grid() -> ui.grid:
-    return ui.grid().classes("w-full grid-cols-1 md:grid-cols-2 2xl:grid-cols-3 gap-4")
-
-
-def _tiles() -> dict[str, ui.label]:
-    """A number and what it is, in a grid."""
-    made = {}
-    with ui.grid().classes("w-full grid-cols-2 sm:grid-cols-4 lg:grid-cols-6 gap-3"):
-        for name, words in TILES.items():
-            with ui.card().classes("p-3 gap-0 min-w-0").props("flat bordered"):
-                made[name] = ui.label("-").classes("text-xl font-semibold tabular-nums break-words max-w-full")
-                made[name].props(f'data-figure="{name}"')
-                ui.label(words).classes("text-sm opacity-70")
-    return made
-
-
-def _chart(title: str) -> Drawn:
-    with ui.card().classes("p-3 gap-1 min-w-0").props("flat bordered") as card:
-        label = ui.label(title).classes("text-sm font-medium")
-        chart = ui.echart(_options()).classes("w-full h-56").props(f'data-chart="{title}"')
-    card.set_visibility(False)
-    return Drawn(card, label, chart)
-
-
-def _options() -> dict[str, Any]:
-    axis: dict[str, Any] = {
-        "axisLabel": {"color": SOFT, "hideOverlap": True},
-        "splitLine": {"lineStyle": {"color": LINE}},
-    }
-    ends = {**axis["axisLabel"], "alignMinLabel": "left", "alignMaxLabel": "right"}
-    return {
-        "animation": False,
-        "grid": {"left": 8, "right": 16, "top": 32, "bottom": 4, "containLabel": True},
-        "legend": {
-            "type": "scroll",
-            "top": 0,
-            "right": 0,
-            "icon": "rect",
-            "itemWidth": 12,
-            "textStyle": {"color": SOFT},
-        },
-        "tooltip": {"trigger": "axis", "confine": True},
-        "xAxis": {
-            "type": "value",
-            "min": 0,
-            "max": "dataMax",
-            **axis,
-            "axisLabel": ends,
-            "splitLine": {"show": False},
-            "axisLine": {"onZero": False},
-        },
-        "yAxis": {"type": "value", "scale": True, "splitNumber": 4, **axis},
-        "series": [],
-    }
-
-
-def _fill(
-    drawn: Drawn, series: list[dict[str, Any]], categories: Sequence[str] = (), *, from_zero: bool = False
-) -> None:
-    """Puts series into a chart, sends it where something changed, and hides it where there is nothing."""
-    drawn.card.set_visibility(bool(series))
-    if not series or drawn.chart.options["series"] == series:
-        return
-    options = drawn.chart.options
-    options["series"] = series
-    names = list(dict.fromkeys(one["name"] for one in series if not one.get("silent") and not one.get(UNLISTED)))
-    options["legend"]["data"] = names
-    options["legend"]["show"] = len(names) > 1
-    options["yAxis"]["scale"] = not from_zero and not categories
-    if categories:
-        options["xAxis"] |= {"type": "category", "data": list(categories), "min": None, "max": None}
-    drawn.chart.update()
-
-
-def _table(title: str, columns: Mapping[str, str]) -> ui.table:
-    with ui.column().classes("gap-1 w-full max-w-full overflow-x-auto") as outer:
-        ui.label(title).classes("text-sm font-medium")
-        described = [{"name": key, "label": label, "field": key, "align": "left"} for key, label in columns.items()]
-        table = ui.table(columns=described, rows=[]).props(
-            "flat dense bordered wrap-cells hide-pagination :rows-per-page-options='[0]'"
-        )
-    table.bind_visibility_to(outer)
-    return table
-
-
-def _rows(table: ui.table, rows: list[dict[str, Any]]) -> None:
-    if table.rows != rows:
-        table.update_rows(rows)
-    table.set_visibility(bool(rows))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from honeclip.monitoring.events import parsed_line
+from honeclip.monitoring.events import has_at, parsed_line
 from honeclip.monitoring.thinning import Steps
 
 CHUNK = 2**19
@@ -82,8 +82,12 @@ class Seen:
         self.others.setdefault(kind, deque(maxlen=MOST_OTHERS)).append(event)
 
     def events(self) -> list[dict[str, Any]]:
-        """Everything that is kept, in the order of the steps: all of a run of up to `thinning.MOST` steps."""
-        every = [one.event for one in self.steps.kept()]
+        """What rules are asked about, in the order of the steps: all of a run of up to `thinning.MOST` steps.
+
+        Of a longer one the first step of each neighbourhood, whose figures are those of any step: those of the smallest and
+        the largest loss would make every loss look noisier than it is. Other events are all there that are kept.
+        """
+        every = [one.first.event for one in self.steps.all]
         if self.last and (not every or every[-1].get("step") != self.last.get("step")):
             every.append(self.last)
         every += self.evaluations
@@ -170,7 +174,7 @@ class Reader:
         try:
             with self.path.open("rb") as file:
                 before, self.size = self.size, file.seek(0, 2)
-                anew = not self._is_the_same(file)
+                anew = not has_at(file, self.offset, self._mark)
                 if anew:
                     self.seen, self.offset, self._mark = Seen(), 0, b""
                 if self.size - self.offset <= chunk:
@@ -180,14 +184,6 @@ class Reader:
                 return self._read_on(file, chunk) or anew
         except OSError:
             return False
-
-    def _is_the_same(self, file: BinaryIO) -> bool:
-        """Whether the bytes before the offset are those that were read. A resumed run cuts its file back and writes on: its
-        lines have other times, so that they differ even where the file is longer again."""
-        if self.size < self.offset:
-            return False
-        file.seek(self.offset - len(self._mark))
-        return file.read(len(self._mark)) == self._mark
 
     def _last_step(self, file: BinaryIO) -> dict[str, Any]:
         file.seek(max(0, self.size - TAIL))

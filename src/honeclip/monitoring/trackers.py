@@ -17,6 +17,10 @@ from honeclip.monitoring.follow import Place, news
 POLL_S = 1.0
 """Between two looks at the file of a run that goes on."""
 
+SILENCE_S = 60.0
+"""Without an event, after which it is asked whether the run's process is there still: a run may begin after its tracker, and
+to ask takes the run's lock for a moment."""
+
 PREFIXES = {"step": "train", "evaluation": "val"}
 """Before the figures of an event; those of others have its name before them."""
 
@@ -73,18 +77,37 @@ class Tracker(Protocol):
         """Takes nothing more."""
 
 
-def track(file: Path, opened: Callable[[], Tracker], *, follow: bool = False) -> int:
+@dataclass(frozen=True)
+class Tracked:
+    """What became of a run that was tracked.
+
+    Attributes:
+        step: the last one.
+        ended: whether its events say how it ended.
+    """
+
+    step: int
+    ended: bool
+
+
+def track(
+    file: Path,
+    opened: Callable[[], Tracker],
+    *,
+    follow: bool = False,
+    is_alive: Callable[[], bool] = lambda: True,
+    silence_s: float = SILENCE_S,
+) -> Tracked:
     """Gives a tracker what a file of events says.
 
     Args:
         file: events.jsonl.
         opened: opens the tracker, empty; again where the file was cut back.
-        follow: goes on until the run has ended. One that is killed says of no end: then an interrupt ends it.
-
-    Returns:
-        the last step.
+        follow: goes on until the run has ended.
+        is_alive: whether somebody is writing the file: a run that is killed says of no end.
+        silence_s: it is asked when nothing has come for so long.
     """
-    tracker, place, last, ended = opened(), Place(), 0, False
+    tracker, place, last, ended, gone, news_at = opened(), Place(), 0, False, False, time.monotonic()
     try:
         while True:
             found = news(file, place)
@@ -95,10 +118,15 @@ def track(file: Path, opened: Callable[[], Tracker], *, follow: bool = False) ->
             for event in found.events:
                 ended = event.get("event") == "end"
                 last = _take(tracker, event, last)
+            if found.events or found.again:
+                news_at = time.monotonic()
             if found.more:
                 continue
-            if ended or not follow:
-                return last
+            if ended or gone or not follow:
+                return Tracked(last, ended)
+            if time.monotonic() - news_at >= silence_s and not is_alive():
+                gone = True
+                continue  # what was written before it went is read once more
             tracker.flush()
             time.sleep(POLL_S)
     finally:

@@ -202,7 +202,7 @@ def apart(run: Watched) -> str:
     ):
         took = [one for event in events if (one := number(event.get("seconds"))) is not None]
         if took:
-            parts.append(f"{len(took)} {words} took {duration(sum(took))}, {sum(took) / len(took):.2g} s each")
+            parts.append(f"{len(took)} {words} took {_briefly(sum(took))}, {_briefly(sum(took) / len(took))} each")
     return "; ".join(parts)
 
 
@@ -213,8 +213,13 @@ def in_words(event: Mapping[str, Any]) -> str:
         verb = f"goes on after step {step_of(dict(event))} of" if event.get("step") else "begins:"
         return f"{verb} {event['steps']} steps on {event.get('device', '?')}, {event.get('precision', '?')}"
     if kind == "data" and isinstance(splits := event.get("splits"), Mapping):
-        leaks = event.get("leaks") if isinstance(event.get("leaks"), Mapping) else {}
-        found = [f"{count} share their {what} with another split" for what, count in (leaks or {}).items() if count]
+        leaks = event.get("leaks")
+        shared = leaks if isinstance(leaks, Mapping) else {}
+        found = [
+            f"{shared[what]} share their {what} with another split" for what in ("pixels", "group") if shared.get(what)
+        ]
+        if shared.get("near"):
+            found.append(f"{shared['near']} of {shared.get('near_of')} held-out pictures are nearly one of train")
         rows = ", ".join(f"{count} {name}" for name, count in splits.items())
         return "; ".join([f"{event.get('rows')} rows ({rows})", *found])
     if kind == "evaluation":
@@ -229,11 +234,20 @@ def in_words(event: Mapping[str, Any]) -> str:
         took, size = number(event.get("seconds")), number(event.get("bytes"))
         parts = ["saved", "" if took is None else f"{took:.2g} s", "" if size is None else f"{size / 1e6:.3g} MB"]
         return ", ".join(part for part in parts if part)
+    if kind == "finishing":
+        return "all steps are done; the best model is scored and the report made"
+    if kind == "end":
+        return ": ".join(str(part) for part in (event.get("status"), event.get("words")) if part)
     if "reason" in event:
         return str(event["reason"])
     rest = {key: value for key, value in event.items() if key not in ("event", "step", "time")}
     said = json.dumps(rest, default=str, ensure_ascii=False)
     return said if len(said) <= 160 else said[:157] + "..."
+
+
+def _briefly(seconds: float) -> str:
+    """A duration, of a few seconds with the digits that matter."""
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
 def _short(value: float | None) -> str:

@@ -39,13 +39,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from honeclip.errors import DataError, TooManyPixels
+from honeclip.preprocess.likeness import difference_hash
 from honeclip.preprocess.windows import Asked
 
 RULES = 1
 """Raised when `decode` would give other pixels for the same file."""
 
-HASHES = 2
-"""Raised when `probe` would give another hash for the same pixels."""
+HASHES = 3
+"""Raised when `probe` would give other hashes for the same pixels."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ class Facts:
         mode: Pillow's mode of the file, before it became RGB; of DICOM its photometric interpretation.
         pixels_sha256: hex, of size and RGB pixels: equal pictures in different formats share it. Grey DICOM has the values
             under its window in it as well: files that differ through any window differ here.
+        likeness: hex, the 256 bits of `likeness.difference_hash`.
     """
 
     size: tuple[int, int]
     mode: str
     pixels_sha256: str
+    likeness: str
 
 
 def probe(source: bytes | Path, limits: Limits = LIMITS) -> Facts:
@@ -143,7 +146,7 @@ def probe(source: bytes | Path, limits: Limits = LIMITS) -> Facts:
         for left in range(0, width, _BAND_PIXELS):  # several only where a single row is longer
             piece = (left, top, min(width, left + _BAND_PIXELS), min(height, top + rows))
             digest.update(picture.crop(piece).tobytes())
-    return Facts(picture.size, mode, digest.hexdigest())
+    return Facts(picture.size, mode, digest.hexdigest(), difference_hash(picture).tobytes().hex())
 
 
 def decode(source: bytes | Path | Image.Image, limits: Limits = LIMITS, windows: Sequence[Asked] = ()) -> Image.Image:

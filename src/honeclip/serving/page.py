@@ -18,6 +18,7 @@ from nicegui import app as nicegui
 from nicegui import ui
 from prometheus_client import CollectorRegistry
 
+from honeclip.monitoring import elements
 from honeclip.serving.guard import ROUTES
 from honeclip.serving.metrics import STAGES
 from honeclip.serving.queue import MODALITIES
@@ -96,7 +97,7 @@ def _page(history: History, facts: Callable[[], Mapping[str, Any]]) -> None:
             ui.label("honeclip").classes("text-2xl font-semibold")
             state = ui.badge("").classes("text-sm")
             about = ui.label("").classes("text-sm opacity-70")
-        tiles = _tiles()
+        tiles = elements.tiles(TILES)
         charts = _charts()
         with ui.row().classes("w-full gap-8 items-start"):
             routes = _table(
@@ -239,18 +240,6 @@ def route_rows(now: Moment) -> list[dict[str, Any]]:
 
 def _each(one: Moment, name: str) -> list[tuple[dict[str, str], float]]:
     return [(dict(labels), value) for (known, labels), value in one.values.items() if known == name]
-
-
-def _tiles() -> dict[str, ui.label]:
-    """A number and what it is, in a grid."""
-    made = {}
-    with ui.grid().classes("w-full grid-cols-2 sm:grid-cols-4 lg:grid-cols-6 gap-3"):
-        for name, words in TILES.items():
-            with ui.card().classes("p-3 gap-0").props("flat bordered"):
-                made[name] = ui.label("-").classes("text-xl font-semibold tabular-nums")
-                made[name].props(f'data-figure="{name}"')
-                ui.label(words).classes("text-sm opacity-70")
-    return made
 
 
 def _charts() -> list[ui.echart]:

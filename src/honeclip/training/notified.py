@@ -1,10 +1,12 @@
-"""A run under the eyes of others: people are told of it, a Mac stays awake for it, and its events say how it ended."""
+"""A run, or a study, under the eyes of others: people are told of it, a Mac stays awake for it, and its events say how it
+ended."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 from honeclip import notices
 from honeclip.config import Config
@@ -17,11 +19,12 @@ from honeclip.training.prepared import Say
 
 
 @contextmanager
-def notified(folder: RunFolder, config: Config, say: Say) -> Iterator[None]:
-    """Inside is a run. The caller holds the folder's lock.
+def told(file: Path, name: str, config: Config, say: Say) -> Iterator[None]:
+    """Inside is work of hours. The caller holds its folder's lock.
 
     Args:
-        folder: of the run.
+        file: of its events, which say what there is to tell.
+        name: of the work, for titles.
         config: `notify` of it says who is told of what.
         say: told who is, and what is wrong with the addresses.
     """
@@ -32,8 +35,14 @@ def notified(folder: RunFolder, config: Config, say: Say) -> Iterator[None]:
     if addresses.found and config.notify.when:
         names = "; ".join(name for name, _ in addresses.found)
         say(f"told of {', '.join(config.notify.when)}: {names}")
-    name = folder.path.absolute().name
-    with awake(say), telling(folder.events_file, name, addresses.found, config.notify.when, say), _last_event(folder):
+    with awake(say), telling(file, name, addresses.found, config.notify.when, say):
+        yield
+
+
+@contextmanager
+def notified(folder: RunFolder, config: Config, say: Say) -> Iterator[None]:
+    """Inside is a run, see `told`."""
+    with told(folder.events_file, folder.path.absolute().name, config, say), _last_event(folder):
         yield
 
 

@@ -335,7 +335,7 @@ class Session:
         guard = self.prepared.guard
         if guard is None or seen is None:
             return {}
-        told = forgetting.told(metrics, guard, seen.metrics)
+        told = telling.told_metrics(forgetting.told(metrics, guard, seen.metrics))
         return {"forgetting": seen.forgotten, "within": seen.within, "metrics": told}
 
     def _gives_up(self, position: Position, stage: Stage) -> bool:

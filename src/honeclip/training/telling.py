@@ -1,6 +1,7 @@
 """What events.jsonl says of a step, an evaluation and a checkpoint. Bytes, seconds and shares; what docs/watching.md lists.
 
-A step says no more than a kilobyte: figures that nobody computes with have six digits, and what is empty is left out.
+A run says no more than a kilobyte a step, its evaluations included: figures that nobody computes with have six digits, and what
+is empty, or says again what stands there already, is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from honeclip.data.findings import SAME_GROUP, SAME_PIXELS
+from honeclip.data.near import near_duplicates
 from honeclip.data.pairs import Pairs
 from honeclip.data.splits import SPLITS
 from honeclip.training.loop import Learner, Step
@@ -22,13 +24,17 @@ DIGITS = 6
 
 def of_data(everything: Pairs) -> dict[str, Any]:
     """The fields of the `data` event with which a run begins: rows by split, and those that stand in two splits, by what they
-    share with a row of another one."""
+    share with a row of another one; `near` are nearly a picture of train, of the `near_of` that were compared."""
     leaks = [one.reason for one in everything.problems if one.kind == "split_leak"]
     shared = {"pixels": SAME_PIXELS, "group": SAME_GROUP}
+    near = near_duplicates(everything)
     return {
         "rows": len(everything),
         "splits": {name: everything.splits.count(name) for name in SPLITS},
-        "leaks": {name: sum(what in reason for reason in leaks) for name, what in shared.items()},
+        "leaks": {
+            **{name: sum(what in reason for reason in leaks) for name, what in shared.items()},
+            **{"near": len(near.rows), "near_of": near.looked_at},
+        },
     }
 
 
@@ -42,7 +48,7 @@ def of_step(learner: Learner, step: Step, seconds: float, held_bytes: int) -> di
         held_bytes: `memory_bytes` of the contract.
     """
     result = step.result
-    fields: dict[str, Any] = {"step": step.number, "loss": result.loss, "lr": step.lr}
+    fields: dict[str, Any] = {"step": step.number, "loss": result.loss, "lr": rounded(step.lr, 8)}
     if step.lrs:
         fields["lrs"] = rounded(step.lrs)
     fields |= rounded(logits(learner))
@@ -57,10 +63,11 @@ def of_step(learner: Learner, step: Step, seconds: float, held_bytes: int) -> di
         "grad_norm": rounded(step.grad_norm),
         "grad_norms": rounded(step.grad_norms, 4),
         "skipped": step.skipped,
-        "parts": rounded(result.parts),
         "seconds": rounded(step.seconds, 4),
         "busy": rounded(step.busy, 3),
     }
+    if len(result.parts) > 1 or rounded(result.loss) not in rounded(result.parts).values():
+        fields["parts"] = rounded(result.parts)
     if learner.flops and learner.bound:
         speed = learner.flops * step.pairs / seconds
         fields |= {"flops_per_second": int(rounded(speed, 4)), "matmul_share": rounded(speed / learner.bound, 3)}
@@ -83,9 +90,19 @@ def of_evaluation(found: Score, size_px: int, seconds: float) -> dict[str, Any]:
         "words": found.words,
         "size_px": size_px,
         "seconds": rounded(seconds),
-        "metrics": found.metrics,
+        "metrics": told_metrics(found.metrics),
         "health": found.health,
         "examples": found.examples,
+    }
+
+
+def told_metrics(metrics: Any) -> Any:
+    """METRICS whose intervals have six digits; the values stay as they are."""
+    if not isinstance(metrics, Mapping):
+        return metrics
+    return {
+        name: rounded(one) if name in ("low", "high") and isinstance(one, float) else told_metrics(one)
+        for name, one in metrics.items()
     }
 
 

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from honeclip.errors import BadInput, ConfigError, MemoryExhausted, NonFiniteErr
 from honeclip.evaluation.answers import paired_difference
 from honeclip.evaluation.report import Report
 from honeclip.model.heads import takes_fresh_heads
-from honeclip.monitoring.awake import awake
+from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.training import folder as folders
 from honeclip.training import settings
 from honeclip.training.attempt import Bench, attempt
 from honeclip.training.frozen import Known
+from honeclip.training.notified import told
 from honeclip.training.prepared import prepare
 from honeclip.training.signals import stopping
 from honeclip.tuning.space import Overrides, Space, suggest
@@ -57,6 +59,9 @@ OPENINGS = 4
 
 HEARTBEAT_S, GRACE_S = 20, 60
 """How often a process tells the storage that its trial is alive, and after how long without that the trial has failed."""
+
+TRIALS = "trials.jsonl"
+"""Of a study's folder: an event a trial and one at the end, as events.jsonl has them of a run; by it people are told."""
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -171,16 +176,17 @@ def tune(
         if not len(prepared.asked("val").pairs):
             raise ConfigError(f"{config.data.path} has no val split, by whose scores settings are compared")
         folder.mkdir(parents=True, exist_ok=True)
-        if config.notify.urls:
-            say("notify.urls are told of runs of fit; a study tells nobody")
-        with locked(folder), awake(say):
+        file = folder / TRIALS
+        with locked(folder), told(file, folder.absolute().name, config, say), closing(EventLog(file)) as log:
             study = _study(folder, storage, PRUNERS[pruner](), config.train.seed)
             _same_config(study, config, storage or str(folder))
             bench = Bench(prepared, Known(progress))
             space = Space(fixed, bool(prepared.labels), takes_fresh_heads(prepared.clip))
-            search = _Search(folder, study, bench, space, given)
+            search = _Search(folder, study, bench, space, given, log)
             search.run(trials, say, alone=storage is None)
-            return search.result(say)
+            found = search.result(say)
+            log.append("end", status="done", words=_verdict(found))
+            return found
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,7 @@ class _Search:
     bench: Bench
     space: Space
     given: dict[str, dict[str, Any]]
+    log: EventLog
 
     def run(self, trials: int, say: Callable[[str], None], alone: bool) -> None:
         """Trials until the study has so many; one that failed does not count, and too many of them end it."""
@@ -200,12 +207,16 @@ class _Search:
             self.study.enqueue_trial({}, user_attrs={GIVEN: True})
         failed = 0
         while self._count(*DONE, TrialState.RUNNING) < trials:
-            number = len(self.study.trials)
+            number, before = len(self.study.trials), self._best()
             self.study.optimize(self._score, n_trials=1, catch=(NonFiniteError, MemoryExhausted))
             last = self.study.trials[number] if number < len(self.study.trials) else self.study.trials[-1]
             failed += last.state == TrialState.FAIL
             say(_line(last, self._count(*DONE), trials))
             self._write_best()
+            best = self._best()
+            is_best = best is not None and best.number == last.number != (before.number if before else None)
+            words = f"trial {last.number} ({changes_in_words(last)})"
+            self.log.append("trial", step=self._count(*DONE), score=last.value, words=words, best=is_best)
             if failed > max(3, trials // 2):
                 raise RunError(
                     f"{failed} trials failed, the last one with: {last.system_attrs.get('fail_reason', '?')}"
@@ -328,6 +339,12 @@ def changes_in_words(trial: optuna.trial.FrozenTrial) -> str:
     """What a trial changes of the config as given."""
     changes = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items()) or "as given"
+
+
+def _verdict(found: Result) -> str:
+    """What a study came to, in a sentence."""
+    best = found.best
+    return f"the best is trial {best.number} ({changes_in_words(best)}), {best.value:.4f} on val; best.toml holds its settings"
 
 
 def _line(trial: optuna.trial.FrozenTrial, done: int, trials: int) -> str:

@@ -16,6 +16,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from honeclip.device import detect
 from honeclip.device.fake import FakeMps
 from honeclip.training import run as runs
@@ -42,8 +44,8 @@ class Case:
     """One run.
 
     `data` is the name of a set under ../shared/data, or "drawn" for coloured shapes. `model` is a model source, or "tiny" for
-    a CLIP of two layers a tower. `before` changes the data; `beside` runs beside it. `events` are
-    kept, from the first on, and of the steps every so many.
+    a CLIP of two layers a tower. `before` changes the data; `beside` runs beside it. Of
+    the steps every so many are kept.
     """
 
     data: str = "drawn"
@@ -52,7 +54,6 @@ class Case:
     sets: tuple[str, ...] = ()
     before: str = ""
     beside: str = ""
-    events: int = 10_000
     every: int = 1
 
 
@@ -71,8 +72,7 @@ CASES = {
     "diverging": Case(
         data="openstax_astronomy",
         model="starter",
-        sets=(*HEADS, "train.length=150", "train.lr=0.3", "train.warmup=90%", "train.grad_clip=0"),
-        events=150,
+        sets=(*HEADS, "train.length=150", "train.lr=1.0", "train.warmup=90%", "train.grad_clip=0"),
     ),
     "scale_pinned": Case(
         data="openstax_astronomy",
@@ -83,6 +83,9 @@ CASES = {
     "plateau": Case(MICROBIOLOGY, "starter", sets=("train.length=2 min", "resolution.stages=auto"), every=25),
     "forgetting": Case(MICROBIOLOGY, "starter", before="molecules", sets=("report.pictures=false",)),
     "leaking": Case(before="leak", sets=(*TINY, "train.length=20", "train.lr=1e-3")),
+    "leaking_near": Case(
+        "openstax_astronomy", "starter", before="near", sets=(*HEADS, "train.length=20", "train.lr=1e-3")
+    ),
     "data_bound": Case(
         data="openstax_microbiology", sets=(*TINY, "train.length=25", "train.lr=1e-4", "evaluate.every=0")
     ),
@@ -112,6 +115,8 @@ def record(name: str, work: Path) -> None:
     )
     if case.before == "leak":
         leak(data / "pairs.csv")
+    if case.before == "near":
+        data = near(data, work / "data")
     model, sets = case.model, case.sets
     if model == "tiny":
         model = str(tiny_runs.model_folder(work / "model", tiny_runs.text_files(work / "text"), unaligned=False))
@@ -123,7 +128,7 @@ def record(name: str, work: Path) -> None:
     with squeezed() if case.beside == "squeeze" else nullcontext():
         fit(data, model, out, sets)
     trimmed = [trim(json.loads(line)) for line in (out / "events.jsonl").read_text().splitlines()]
-    trimmed = [one for one in trimmed if one["event"] != "step" or one["step"] % case.every == 0][: case.events]
+    trimmed = [one for one in trimmed if one["event"] != "step" or one["step"] % case.every == 0]
     (HERE / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in trimmed))
     print(f"{name}: {len(trimmed)} events, {time.monotonic() - started:.0f} s", flush=True)
 
@@ -161,6 +166,23 @@ def leak(manifest: Path) -> None:
         out = csv.DictWriter(file, fieldnames=list(rows[0]))
         out.writeheader()
         out.writerows([*rows, *copied])
+
+
+def near(data: Path, folder: Path) -> Path:
+    """The data, and forty pictures of train once more in val, saved anew as JPEG of quality 70."""
+    folder.mkdir()
+    with (data / "pairs.csv").open(newline="") as file:
+        rows = [{**row, "image": str(data / row["image"])} for row in csv.DictReader(file)]
+    copies = []
+    for number, row in enumerate([row for row in rows if row["split"] == "train"][:40]):
+        copy = folder / f"{number}.jpg"
+        Image.open(row["image"]).convert("RGB").save(copy, quality=70)
+        copies.append({**row, "image": str(copy), "split": "val"})
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        out = csv.DictWriter(file, fieldnames=list(rows[0]))
+        out.writeheader()
+        out.writerows([*rows, *copies])
+    return folder
 
 
 @contextmanager
