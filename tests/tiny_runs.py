@@ -123,12 +123,12 @@ def _picture(colour: str, shape: str, row: int) -> Image.Image:
     return image
 
 
-def text_files(folder: Path) -> Path:
+def text_files(folder: Path, words: Sequence[str] = WORDS) -> Path:
     """The files of the text side: a tokenizer of whole words, and the config of a BERT, for who has one."""
     folder.mkdir(parents=True)
-    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    marks = [(name, WORDS.index(name)) for name in ("[START]", "[END]")]
+    marks = [(name, words.index(name)) for name in ("[START]", "[END]")]
     made.post_processor = processors.TemplateProcessing(single="[START] $A [END]", special_tokens=marks)
     made.save(str(folder / "tokenizer.json"))
     named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[START]", "eos_token": "[END]"}
@@ -150,6 +150,15 @@ def model_folder(folder: Path, text: Path, config: dict[str, Any] = VIT, *, unal
     """A model as a folder; with TWO_TOWERS it is one like `starter`."""
     folders.save(make_clip(text, config, unaligned=unaligned), folder, "# tiny")
     return folder
+
+
+def model_of(folder: Path, captions: Iterable[str]) -> Path:
+    """A native CLIP as a model folder that knows each word of the captions."""
+    split = pre_tokenizers.Whitespace()
+    found = sorted({word for caption in captions for word, _ in split.pre_tokenize_str(caption)})
+    words = ("[PAD]", "[UNK]", *found, "[START]", "[END]")
+    config = {**VIT, "text_cfg": {**VIT["text_cfg"], "vocab_size": len(words)}}
+    return model_folder(folder / "model", text_files(folder / "text", words), config)
 
 
 def settings(**sections: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -41,11 +41,11 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """Runs one command; an exception that is no HoneclipError is a bug and keeps its traceback."""
-    import typer
-
-    from honeclip.cli.app import app
-
     try:
+        import typer
+
+        from honeclip.cli.app import app
+
         typer.main.get_command(app).main(arguments, prog_name="honeclip")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)

@@ -265,6 +265,10 @@ def test_json_beside_the_run_is_written_whole_and_read_with_care(tmp_path):
     folders.write_json(file, {"a": [1, 2.5]})
     assert folders.read_json(file) == {"a": [1, 2.5]}
     assert [path.name for path in file.parent.iterdir()] == ["result.json"]
+    file.write_text(file.read_text().replace("2.5", "2.6"))
+    assert folders.read_json(file) is None, "it is no longer what was written"
+    file.write_text('{"a": 1}')
+    assert folders.read_json(file) == {"a": 1}, "of an older version, without a hash"
     file.write_text('{"a": ')
     assert folders.read_json(file) is None
     file.write_text("[1]")

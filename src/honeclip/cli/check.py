@@ -76,6 +76,7 @@ def _check_run(run: Path, as_json: bool) -> None:
             faults.append(f"{pointer} names {name or 'nothing'}, and there is no such checkpoint")
     if not found:
         faults.append("there is no checkpoint")
+    faults += _faults_beside(run) if (run / "run.toml").exists() or (run / "run.json").exists() else []
     told = events.read(run / "events.jsonl")
     sick = rules.findings(told)
     if as_json:
@@ -90,6 +91,25 @@ def _check_run(run: Path, as_json: bool) -> None:
             show("nothing looks sick")
     if faults:
         raise RunError(f"{run} is damaged: " + "; ".join(faults))
+
+
+def _faults_beside(run: Path) -> list[str]:
+    """What is wrong with a run beside its checkpoints: its settings, and what it handed over where it is finished."""
+    from honeclip.errors import BadInput
+    from honeclip.training import folder as folders
+
+    folder = folders.RunFolder(run)
+    faults = []
+    try:
+        if note := folders.find(run, {}, [], None, resume=True, overwrite=False).note:
+            faults.append(f"{note}; --resume writes it again")
+    except BadInput as error:
+        faults.append(str(error))
+    if folder.result_file.exists():
+        end = folders.read_json(folder.result_file)
+        wrong = ["result.json was changed or damaged"] if end is None else folders.damaged(folder, end.get("files", {}))
+        faults += [f"{fault}; --resume writes it again" for fault in wrong]
+    return faults
 
 
 def _check_data(

@@ -11,11 +11,11 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from honeclip import places
+from honeclip.data.reading import readers
 from honeclip.data.rows import ImageRef, Member
 from honeclip.errors import DataError
 from honeclip.preprocess import images
@@ -52,7 +52,7 @@ def inspect(
     """
     distinct = list(dict.fromkeys(refs))
     found: dict[ImageRef, Facts | Fault] = {}
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool, _memory() as memory:
+    with readers(workers or min(16, os.cpu_count() or 1)) as pool, _memory() as memory:
         for start in range(0, len(distinct), CHUNK):
             part = distinct[start : start + CHUNK]
             keys = dict(zip(part, pool.map(_key, part), strict=True))

@@ -2,26 +2,32 @@
 
 Images are decoded in pieces of `PIECE` rows, by worker processes (which take everything pickled, so they start under
 spawn) or, with none, by threads of this process. What a batch holds depends on its draw alone: neither the number of
-workers nor the place where a run was picked up changes a pixel.
+workers nor the place where a run was picked up changes a pixel. So a worker that is killed is replaced, and what it had
+in hand is decoded again; where they are killed again and again, threads go on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from honeclip.data.augment import augment, changes_nothing
 from honeclip.data.order import Draw
 from honeclip.data.pairs import ImageRef, Pairs
+from honeclip.data.reading import LOOK_S, Watch, readers, say
 from honeclip.data.samples import Samples
 from honeclip.domains.domain import AugmentRules
 from honeclip.errors import DataError
@@ -30,6 +36,9 @@ from honeclip.preprocess.preprocess import Preprocess
 
 PIECE = 32
 """Rows that a worker decodes at a time: many workers share one batch, and a huge batch is not held twice."""
+
+DEATHS = 3
+"""So often workers are started again for one and the same batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +134,32 @@ def _texts(pairs: Pairs, draw: Draw, samples: Samples | None) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Images(Dataset[list["Tensor | str"]]):
-    """What a worker process gets: where the images are and what to do with them."""
+    """What a worker process gets: where the images are and what to do with them.
+
+    `reading` is shared with the workers, int64 (workers,): the row that each is at, or -1.
+    """
 
     refs: Sequence[ImageRef]
     preprocess: Preprocess
     rules: AugmentRules | None
+    reading: Tensor | None = None
 
     def __getitem__(self, piece: Any) -> list[Tensor | str]:
         """A piece of a draw -> pixels uint8 (3, S, S), or the reason, for each of its rows."""
         draw: Draw = piece
-        return [self._one(draw, row) for row in draw.indices.tolist()]
+        worker = get_worker_info()
+        place = worker.id if worker is not None else 0
+        found = []
+        for row in draw.indices.tolist():
+            if self.reading is not None:
+                self.reading[place] = row
+            found.append(self.one(draw, row))
+        if self.reading is not None:
+            self.reading[place] = -1
+        return found
 
-    def _one(self, draw: Draw, row: int) -> Tensor | str:
+    def one(self, draw: Draw, row: int) -> Tensor | str:
+        """The same of one row."""
         ref = self.refs[row]
         try:
             image = images.decode(ref if isinstance(ref, Path) else ref.read(), windows=self.preprocess.windows)
@@ -166,28 +189,87 @@ def _pieces(draw: Draw) -> list[Draw]:
     return [replace(draw, indices=part) for part in np.array_split(draw.indices, count)]
 
 
+Decoded = tuple[Draw, list["Tensor | str"]]
+"""A draw with the pixels, or the reason, for each of its rows."""
+
+
 def _decoded(
     pairs: Pairs, preprocess: Preprocess, draws: Iterable[Draw], rules: AugmentRules | None, workers: int
-) -> Iterator[tuple[Draw, list[Tensor | str]]]:
-    """Each draw with the pixels, or the reason, for each of its rows."""
+) -> Iterator[Decoded]:
     rules = None if rules is None or changes_nothing(rules) else rules
     dataset = _Images(pairs.images, replace(preprocess, tokenizer=None), rules)
-    if workers == 0:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for draw in draws:
-                yield draw, [one for part in pool.map(dataset.__getitem__, _pieces(draw)) for one in part]
-        return
-    sampler = _Pieces(draws, [])
+    return _by_workers(dataset, iter(draws), workers) if workers else _by_threads(dataset, draws)
+
+
+def _by_threads(dataset: _Images, draws: Iterable[Draw]) -> Iterator[Decoded]:
+    with readers(min(8, os.cpu_count() or 1)) as pool:
+        for draw in draws:
+            rows = draw.indices.tolist()
+
+            def one(row: int, draw: Draw = draw) -> Tensor | str:
+                return dataset.one(draw, row)
+
+            yield draw, list(pool.map(one, rows, lambda row: str(dataset.refs[row])))
+
+
+def _by_workers(dataset: _Images, draws: Iterator[Draw], workers: int) -> Iterator[Decoded]:
+    """As `_by_threads`, by processes; a batch that they could not finish is begun again by new ones."""
+    deaths = 0
+    while deaths < DEATHS:
+        sampler = _Pieces(draws, [])
+        try:
+            for found in _by_some_workers(dataset, sampler, workers):
+                deaths = 0
+                yield found
+            return
+        except _WorkerDied as death:
+            draws, deaths = chain(sampler.seen, draws), deaths + 1
+            say(f"{death}; others are started, and nothing is lost")
+    say(f"decoding processes have ended {deaths} times in a row; threads decode from here on, with the same result")
+    yield from _by_threads(dataset, draws)
+
+
+class _WorkerDied(Exception):
+    """A process that decodes has ended; the message says which and how."""
+
+
+def _by_some_workers(dataset: _Images, sampler: _Pieces, workers: int) -> Iterator[Decoded]:
+    """As `_by_workers`, until one of them dies; draws in `sampler.seen` have not been given."""
+    reading = torch.full((workers,), -1, dtype=torch.int64).share_memory_()
     loader = DataLoader(
-        dataset,
+        replace(dataset, reading=reading),
         sampler=sampler,
         batch_size=None,
         num_workers=workers,
         multiprocessing_context="spawn",
         prefetch_factor=2,
+        timeout=LOOK_S,
     )
+    # torch's own handler would raise wherever the training is when a worker dies, in the middle of a save as well
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    iterator = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    watch = Watch()
+    since: dict[tuple[int, int], float] = {}
     parts: list[Tensor | str] = []
-    for part in loader:  # in the sampler's order, whichever worker is done first
+    while True:
+        try:
+            part = next(iterator)  # in the sampler's order, whichever worker is done first
+        except StopIteration:
+            return
+        except (OSError, EOFError, UnpicklingError) as error:  # it ended while it handed something over
+            raise _WorkerDied(f"a process that decodes pictures has ended ({error})") from None
+        except RuntimeError as error:
+            if "exited unexpectedly" in str(error):
+                raise _WorkerDied(f"a process that decodes pictures has ended ({error})") from None
+            if "timed out" not in str(error):
+                raise
+            now = time.monotonic()
+            rows = [(worker, row) for worker, row in enumerate(reading.tolist()) if row >= 0]
+            since = {one: since.get(one, now) for one in rows}
+            watch.look([(str(dataset.refs[row]), now - begun) for (_, row), begun in since.items()])
+            continue
         parts += part
         if len(parts) == len(sampler.seen[0].indices):
             yield sampler.seen.pop(0), parts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from honeclip.data.pairs import ImageRef
+from honeclip.data.reading import readers
 from honeclip.device.oom import is_out_of_memory
 from honeclip.errors import DataError, MemoryExhausted
 from honeclip.model import towers
@@ -71,15 +72,15 @@ def ahead(
         except (DataError, OSError) as error:
             return None, str(error) or type(error).__name__
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with readers(THREADS) as pool:
         waiting: deque[Future[tuple[T | None, str]]] = deque()
         submitted = 0
         for start in range(0, len(refs), batch_size):
             while submitted < min(len(refs), start + 2 * batch_size):
-                waiting.append(pool.submit(tried, refs[submitted]))
+                waiting.append(pool.submit(tried, refs[submitted], str(refs[submitted])))
                 submitted += 1
             numbers = range(start, min(start + batch_size, len(refs)))
-            results = [(number, *waiting.popleft().result()) for number in numbers]
+            results = [(number, *pool.result(waiting.popleft())) for number in numbers]
             good = [(number, made) for number, made, _ in results if made is not None]
             bad = {number: reason for number, made, reason in results if made is None}
             yield [number for number, _ in good], [made for _, made in good], bad

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,9 @@ class EventLog:
 
     Args:
         path: events.jsonl; made, with its folder, where it is missing. Half a line at its end is cut off.
+
+    Raises:
+        OSError: the file cannot be opened for writing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +45,9 @@ class EventLog:
         """Writes one line: `event`, the fields in their order, and `time` (seconds since 1970) after the step.
 
         JSON knows no NaN and no infinity: such a number is written as null, and under `KEY_text` as a word.
+
+        Raises:
+            HoneclipError: the disk is full or refuses; half a line is cut off again.
         """
         line: dict[str, Any] = {"event": event}
         if "step" in fields:
@@ -50,7 +57,18 @@ class EventLog:
             line[key] = value
             if isinstance(value, float) and not math.isfinite(value):
                 line[f"{key}_text"] = str(value)
-        self._file.write(json.dumps(plain(line), allow_nan=False).encode() + b"\n")
+        text = json.dumps(plain(line), allow_nan=False).encode() + b"\n"
+        before = self.offset
+        try:
+            while text:  # a disk that becomes full takes a part, and refuses the rest
+                text = text[self._file.write(text) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, before)
+                self._file.seek(before)
+            raise HoneclipError(
+                f"{self.path} cannot be written: {error.strerror or error}. Make room, then go on with --resume"
+            ) from error
 
     def truncate(self, offset: int) -> None:
         """Cuts the file back to `offset` bytes; an offset beyond its end changes nothing."""

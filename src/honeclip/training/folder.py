@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import tomllib
@@ -17,8 +18,11 @@ import tomli_w
 from honeclip import config as configs
 from honeclip.checkpoint.lock import LOCK
 from honeclip.config import Config
-from honeclip.errors import BadInput, HoneclipError, RunError
+from honeclip.errors import BadInput, ConfigError, HoneclipError, RunError
 from honeclip.training import settings
+
+HASH = "sha256"
+"""The key under which a JSON file beside the run has the hash of its other content."""
 
 MAY_CHANGE = ("train.length", "memory.", "notify.")
 """Keys that a resumed run may be given anew; every other one would make it another run."""
@@ -34,6 +38,11 @@ class RunFolder:
     def config_file(self) -> Path:
         """The effective config."""
         return self.path / "run.toml"
+
+    @property
+    def config_copy(self) -> Path:
+        """The same with a hash, for a run.toml that is damaged, or that somebody has changed."""
+        return self.path / "run.json"
 
     @property
     def events_file(self) -> Path:
@@ -88,13 +97,20 @@ class RunFolder:
     @property
     def parts(self) -> tuple[Path, ...]:
         """Everything that a run writes."""
-        files = (self.config_file, self.events_file, self.result_file, self.before_file, self.choice_file)
+        files = (
+            self.config_file,
+            self.config_copy,
+            self.events_file,
+            self.result_file,
+            self.before_file,
+            self.choice_file,
+        )
         return (self.checkpoints, self.model, self.interpolated, self.report, self.start, *files)
 
     @property
     def is_run(self) -> bool:
         """Whether a run was begun here."""
-        return self.config_file.exists()
+        return self.config_file.exists() or self.config_copy.exists()
 
 
 @dataclass(frozen=True)
@@ -105,11 +121,13 @@ class Found:
         folder: where the run is or will be.
         config: the effective one.
         going_on: whether a run that is there goes on; otherwise whatever run is there is replaced.
+        note: what was wrong with it and was set right; "" where nothing was.
     """
 
     folder: RunFolder
     config: Config
     going_on: bool
+    note: str = ""
 
 
 def options(
@@ -143,7 +161,7 @@ def find(
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite replaces it: give one of the two")
     if resume:
-        return Found(folder, _resumed(folder, values, sets, file), True)
+        return _resumed(folder, values, sets, file)
     config = absolute(settings.load(file, sets, values))
     if not config.data.path:
         raise RunError("there is nothing to train on: give --data (or data.path in the config)")
@@ -160,6 +178,13 @@ def find(
     return Found(folder, config, False)
 
 
+def write_settings(found: Found) -> None:
+    """Writes run.toml and its copy. The caller holds the lock."""
+    record = settings.record(found.config)
+    _write(found.folder.config_file, tomli_w.dumps(record))
+    write_json(found.folder.config_copy, record)
+
+
 @contextmanager
 def claimed(found: Found) -> Iterator[None]:
     """The folder with the run's config in it, and a run that is to be replaced out of the way. The caller holds the lock.
@@ -170,22 +195,42 @@ def claimed(found: Found) -> Iterator[None]:
         HoneclipError: the disk refuses.
     """
     folder = found.folder
-    config_before = folder.config_file.read_text(encoding="utf-8") if found.going_on else ""
+    files = (folder.config_file, folder.config_copy)
+    before = {file: file.read_bytes() for file in files if found.going_on and file.exists()}
     try:
         if not found.going_on:
             shutil.rmtree(folder.replaced, ignore_errors=True)
             _move(folder.parts, folder.replaced)
-        _write(folder.config_file, tomli_w.dumps(settings.record(found.config)))
+        write_settings(found)
     except OSError as error:
         raise HoneclipError(f"{folder.path} cannot be written: {error.strerror or error}") from error
     try:
         yield
     except BadInput:
         if found.going_on:
-            _write(folder.config_file, config_before)
+            for file in files:
+                file.write_bytes(before[file]) if file in before else file.unlink(missing_ok=True)
         elif not folder.checkpoints.exists():
             _put_back(folder)
         raise
+
+
+@contextmanager
+def on_disk(folder: RunFolder) -> Iterator[None]:
+    """Inside is a run. What the disk refuses ends it in words that name the file; nothing that was saved is lost.
+
+    Raises:
+        HoneclipError: the disk is full, read-only or gone.
+    """
+    try:
+        yield
+    except ConnectionError:  # whoever read the output has gone, for one; that is no disk
+        raise
+    except OSError as error:
+        raise HoneclipError(
+            f"{error.filename or folder.path}: {error.strerror or error}. Make room, or allow it to be written, then go on "
+            "with --resume"
+        ) from error
 
 
 def begun(folder: RunFolder) -> None:
@@ -242,14 +287,43 @@ def _domain(name: str) -> str:
     return _absolute(name) if name.endswith(".toml") else name
 
 
-def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[str], file: Path | None) -> Config:
-    """The stored config with what may change changed."""
-    if not folder.is_run:
-        raise RunError(f"{folder.path} holds no run to resume (no run.toml); start one without --resume")
+def _stored(folder: RunFolder) -> tuple[dict[str, Any], str]:
+    """What run.toml says; where it is damaged or gone what its copy says, and a sentence on that.
+
+    Raises:
+        BadInput: there is none, or it is damaged and has no copy, or it was changed since the run went on last.
+    """
+    kept = read_json(folder.config_copy)
     try:
         stored = tomllib.loads(folder.config_file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RunError(f"{folder.config_file} is damaged ({error}); start anew with --overwrite") from None
+        config = configs.load(values={name: table for name, table in stored.items() if name != "domain"})
+    except FileNotFoundError:
+        if kept is None:
+            raise RunError(f"{folder.path} holds no run to resume (no run.toml); start one without --resume") from None
+        return kept, f"{folder.config_file} is gone, so its copy {folder.config_copy.name} was taken"
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigError) as error:
+        if kept is None:
+            if isinstance(error, ConfigError):
+                raise
+            raise RunError(f"{folder.config_file} is damaged ({error}); start anew with --overwrite") from None
+        return kept, f"{folder.config_file} is damaged ({error}), so its copy {folder.config_copy.name} was taken"
+    if kept is None:
+        return stored, ""
+    was = configs.load(values={name: table for name, table in kept.items() if name != "domain"})
+    changed = {key: pair for key, pair in configs.differences(was, config).items() if not key.startswith(MAY_CHANGE)}
+    if changed:
+        lines = [f"{key}: the run has {was!r}, the file says {now!r}" for key, (was, now) in changed.items()]
+        raise RunError(
+            f"{folder.config_file} was changed or damaged since the run went on last, and with other settings it would be "
+            "another run. Delete that file, and --resume goes on with the settings that the run has:\n"
+            + "\n".join(lines)
+        )
+    return {**stored, "domain": kept.get("domain")}, ""
+
+
+def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[str], file: Path | None) -> Found:
+    """The run with its stored config, in which what may change is changed."""
+    stored, note = _stored(folder)
     domain = stored.pop("domain", None)
     old = configs.load(values=stored)
     settings.check_domain(domain, old, folder.path)
@@ -264,21 +338,56 @@ def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[st
             f"{folder.path} was begun with other settings, so it cannot go on as the same run; leave these out or start "
             "another run:\n" + "\n".join(lines)
         )
-    return new
+    return Found(folder, new, True, note)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON object, whole or not at all."""
-    _write(file, json.dumps(content))
+    """Writes one JSON object, whole or not at all, with a hash by which a damaged one is known."""
+    _write(file, json.dumps({**content, HASH: _hash(content)}))
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote; None where there is nothing that can be read."""
+    """What `write_json` wrote; None where there is nothing that can be read, or it is not what was written."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return None
+    written = content.pop(HASH, None)  # a run that is older than this has none
+    return content if written in (None, _hash(content)) else None
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def hashes(folder: RunFolder) -> dict[str, str]:
+    """SHA-256 of every file that a finished run hands over, by its path in the folder. Not of the model's card: it is there
+    to be edited."""
+    found = sorted(path for part in (folder.model, folder.report) for path in part.rglob("*") if path.is_file())
+    found = [path for path in found if path != folder.model / "README.md" and path.name != ".DS_Store"]
+    return {path.relative_to(folder.path).as_posix(): _sha256(path) for path in found}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def damaged(folder: RunFolder, written: Mapping[str, str]) -> list[str]:
+    """A sentence for each file of a finished run that is not what was written, or is missing.
+
+    Args:
+        folder: of the run.
+        written: what `hashes` gave when the run ended.
+    """
+    now = hashes(folder)
+    return [
+        f"{name} {'was changed or damaged' if name in now else 'is missing'}"
+        for name, one in written.items()
+        if now.get(name) != one
+    ]
 
 
 def _write(file: Path, text: str) -> None:

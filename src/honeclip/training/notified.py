@@ -10,7 +10,7 @@ from pathlib import Path
 
 from honeclip import notices
 from honeclip.config import Config
-from honeclip.errors import BadInput
+from honeclip.errors import BadInput, HoneclipError
 from honeclip.monitoring.awake import awake
 from honeclip.monitoring.events import EventLog, ending
 from honeclip.monitoring.notify import telling
@@ -53,7 +53,10 @@ def _last_event(folder: RunFolder) -> Iterator[None]:
         yield
     except BaseException as error:
         if not isinstance(error, BadInput):
-            with suppress(OSError), closing(EventLog(folder.events_file)) as log:  # the disk may be what is wrong
+            with (
+                suppress(OSError, HoneclipError),
+                closing(EventLog(folder.events_file)) as log,
+            ):  # the disk may be what is wrong
                 log.append("end", **ending(error))
         raise
 

@@ -15,6 +15,8 @@ from typing import Any
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
+from honeclip.data import reading
+from honeclip.data.reading import Waiting
 from honeclip.evaluation import wording
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
@@ -109,19 +111,28 @@ def fit(
     with Progress() as progress, stopping() as stop:
         say = report or progress.say
         found = folders.find(Path(out), values, list(sets), config_file, resume=resume, overwrite=overwrite)
-        done = _finished(found) if resume else None
+        if found.note:
+            say(found.note)
+        done = _finished(found, say) if resume else None
         if done is not None:
+            if found.note:
+                with folders.on_disk(found.folder), locked(found.folder.path):
+                    folders.write_settings(found)
             say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
             return done
-        prepared = prepare(found.config, device, say, progress)
-        with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
-            return _run(found.folder, prepared, stop, say, progress)
+        with reading.waits(Waiting(say, stop.ask)), folders.on_disk(found.folder):
+            prepared = prepare(found.config, device, say, progress)
+            with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
+                return _run(found.folder, prepared, stop, say, progress)
 
 
-def _finished(found: Found) -> Run | None:
+def _finished(found: Found, say: Say) -> Run | None:
     """What a finished run of the same length returned; None where there is something left to do."""
     stored = folders.read_json(found.folder.result_file)
     if stored is None or stored["length"] != found.config.train.length:
+        return None
+    if faults := folders.damaged(found.folder, stored.get("files", {})):
+        say(f"the end of the run is written again: {'; '.join(faults)}")
         return None
     run = stored["result"]
     return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
@@ -198,7 +209,8 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
         before=before.metrics if before else {},
         after=after.metrics if after else {},
     )
-    folders.write_json(folder.result_file, {"length": config.train.length, "result": run.to_json()})
+    end = {"length": config.train.length, "result": run.to_json(), "files": folders.hashes(folder)}
+    folders.write_json(folder.result_file, end)
     finished(folder, wording.verdict(run.before or None, run.after, None) if run.after else "")
     return run
 

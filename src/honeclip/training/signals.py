@@ -32,6 +32,13 @@ class Stop:
         if not self.waits:
             raise Interrupted(number, "stopped between steps; nothing was lost: what was saved goes on with --resume")
 
+    def ask(self) -> None:
+        """Called while a file does not answer, for which a signal does not wait: steps that were not saved are lost."""
+        if self.wanted:
+            raise Interrupted(
+                self.wanted, "stopped while a file did not answer; --resume goes on from the last checkpoint"
+            )
+
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
