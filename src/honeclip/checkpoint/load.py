@@ -11,6 +11,16 @@ from honeclip.checkpoint import manifest, tensors
 from honeclip.checkpoint.save import BEST, FORMAT, LATEST, RunState, named, set_aside, steps
 from honeclip.errors import RunError
 
+_NUMBERS: dict[str, type | tuple[type, ...]] = {
+    "step": int,
+    "total_steps": int,
+    "elapsed_s": (int, float),
+    "events_offset": int,
+}
+
+SHOWN = 3
+"""Faults of a damaged checkpoint that are said; in one whose weights are all NaN there are hundreds."""
+
 
 def latest_good(folder: Path, report: Callable[[str], None]) -> Path | None:
     """The checkpoint that LATEST names, or where that one is damaged the newest whole one.
@@ -38,7 +48,8 @@ def best_good(folder: Path, report: Callable[[str], None]) -> Path | None:
 
 
 def read(path: Path) -> RunState:
-    """A checkpoint's content. Hashes are not compared again: `latest_good` and `verify` did.
+    """A checkpoint's content: the files that its manifest lists. Hashes are not compared again: `latest_good` and `verify`
+    did.
 
     Args:
         path: the folder of one checkpoint.
@@ -52,7 +63,7 @@ def read(path: Path) -> RunState:
         step=stored["step"],
         total_steps=stored["total_steps"],
         elapsed_s=stored["elapsed_s"],
-        tensors={file.stem: tensors.read(file) for file in sorted(path.glob("*.safetensors"))},
+        tensors={file.stem: tensors.read(file) for file in tensor_files(path)},
         json=stored["json"],
         events_offset=stored["events_offset"],
     )
@@ -81,8 +92,48 @@ def check_format(path: Path, stored: Mapping[str, Any]) -> None:
 
 
 def verify(path: Path) -> list[str]:
-    """What is wrong with one checkpoint, one sentence a file; an empty list where it is whole."""
-    return manifest.verify(path)
+    """What is wrong with one checkpoint, one sentence a fault; an empty list where a run can go on from it.
+
+    Hashes come first, and what they find ends the look. Then state.json and its numbers, and every number of every tensor
+    of floats: a checkpoint that was written with NaN in it has honest hashes. One of a newer format is not looked into;
+    `read` refuses it and says which honeclip wrote it.
+    """
+    if faults := manifest.verify(path):
+        return faults
+    try:
+        stored = content(path)
+    except RunError as error:
+        return [str(error)]
+    if stored["format"] != FORMAT:
+        return []
+    return [*_state_faults(path, stored), *(fault for file in tensor_files(path) for fault in tensors.faults(file))]
+
+
+def tensor_files(path: Path) -> list[Path]:
+    """The files of tensors of a checkpoint: those that its manifest lists.
+
+    Raises:
+        RunError: its manifest cannot be read.
+    """
+    try:
+        return [file for file in manifest.listed(path) if file.suffix == tensors.SUFFIX]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path} is no checkpoint: {manifest.MANIFEST}: {error}") from None
+
+
+def _state_faults(path: Path, stored: Mapping[str, Any]) -> list[str]:
+    where = manifest.STATE
+    faults = [
+        f"{where}: {key} is {stored.get(key)!r} and must be a number that is not negative"
+        for key, kind in _NUMBERS.items()
+        if isinstance(stored.get(key), bool) or not isinstance(stored.get(key), kind) or not stored[key] >= 0
+    ]
+    if not isinstance(stored.get("json"), dict):
+        faults.append(f"{where}: json is {stored.get('json')!r:.40} and must be an object")
+    # What was written before versions were kept has none, and is none the worse for it.
+    if not isinstance(stored.get("honeclip", ""), str):
+        faults.append(f"{where}: honeclip is {stored['honeclip']!r:.40} and must be the version that wrote it, as text")
+    return faults
 
 
 def _first_whole(folder: Path, pointer: str, report: Callable[[str], None]) -> Path | None:
@@ -93,7 +144,8 @@ def _first_whole(folder: Path, pointer: str, report: Callable[[str], None]) -> P
             if position:
                 report(f"going on with checkpoint {path.name}")
             return path
-        report(f"checkpoint {path.name} is damaged: {'; '.join(faults)}")
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        report(f"checkpoint {path.name} is damaged: {'; '.join(faults[:SHOWN])}{more}")
     if candidates:
         raise RunError(
             f"{folder}: every checkpoint is damaged ({', '.join(path.name for path in candidates)}); "

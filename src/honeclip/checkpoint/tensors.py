@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,6 +33,11 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+SUFFIX = ".safetensors"
+
+CHUNK = 1 << 20
+"""Numbers looked at in one go, so that a table of any size costs a few megabytes besides the file, which is mapped."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -74,6 +79,37 @@ def read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     return tensors
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a file that `faults` finds nothing in, from its header alone."""
+    with safe_open(path, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no mapping
+
+
+def faults(path: Path) -> list[str]:
+    """A sentence for each tensor of floats that holds NaN or infinity, or for a file that cannot be read. One tensor at a
+    time, as mapped.
+    """
+    found: list[str] = []
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - the file is no mapping and cannot be iterated
+                one = opened.get_tensor(name)
+                bad = _not_finite(one) if one.is_floating_point() else 0
+                if bad:
+                    found.append(f"{path.name}: {name} holds NaN or infinity ({bad} of {one.numel()} numbers)")
+    except (OSError, SafetensorError) as error:
+        found.append(f"{path.name} cannot be read: {error}")
+    return found
+
+
+def _not_finite(one: Tensor) -> int:
+    """How many; they are counted only in pieces whose smallest or largest number is one, which a NaN always is."""
+    pieces = one.reshape(-1).split(CHUNK) if one.numel() else ()
+    return sum(
+        int((~piece.isfinite()).sum()) for piece in pieces if not bool(torch.stack(piece.aminmax()).isfinite().all())
+    )
 
 
 def _header(path: Path, tensors: Mapping[str, Tensor]) -> memoryview:
