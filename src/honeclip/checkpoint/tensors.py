@@ -14,7 +14,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -57,7 +59,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     # Large elements first: every tensor is then aligned to its element size, as readers that map the file need it.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     pieces = itertools.chain(
-        [_header(path, {name: tensors[name] for name in order})], (_host_bytes(tensors[name]) for name in order)
+        [_header(path, {name: tensors[name] for name in order})], (host_bytes(tensors[name]).data for name in order)
     )
     with path.open("wb") as file:
         for piece in pieces:
@@ -125,5 +127,7 @@ def _header(path: Path, tensors: Mapping[str, Tensor]) -> memoryview:
     return memoryview(len(text).to_bytes(8, "little") + text)
 
 
-def _host_bytes(one: Tensor) -> memoryview:
-    return one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def host_bytes(one: Tensor) -> NDArray[np.uint8]:
+    """The bytes of a tensor in host memory, flat: its own where it lies there in order, otherwise a copy's."""
+    found: NDArray[np.uint8] = one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return found

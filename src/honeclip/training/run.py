@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from honeclip.checkpoint import background
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
@@ -162,7 +163,8 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
         size_px = stored_size(state) if state else first.size_px
         resolution.to_size(clip, learner.optimizer, size_px, prepared.origin)
     # 4. the steps
-    with closing(EventLog(folder.events_file)) as log:
+    saving = background.saver(folder.checkpoints, config.checkpoint.keep_last, prepared.device.lock, say)
+    with closing(EventLog(folder.events_file)) as log, saving as saver:
         log.truncate(state.events_offset if state else 0)
         position = restore(state, learner, total) if state else Position(0, total)
         session = Session(
@@ -172,6 +174,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
             prepared.asked("val"),
             schedule,
             log,
+            saver,
             stop,
             say,
             progress,

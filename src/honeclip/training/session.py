@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from honeclip.checkpoint import load as checkpoints
-from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named, save
+from honeclip.checkpoint.background import Saved, Saver
+from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named
 from honeclip.device import matmul
 from honeclip.device.memory import PeakMeter, budget
 from honeclip.embedding.features import Features as Caches
@@ -53,6 +54,7 @@ class Session:
     val: Asked
     schedule: Callable[[Sequence[int], int], tuple[Stage, ...]]
     log: EventLog
+    saver: Saver
     stop: Stop
     say: Say
     progress: Progress
@@ -110,13 +112,14 @@ class Session:
             self.say(f"steps {position.step + 1} to {stage.stop}{size}: {learner.plan.reason}")
             phase, _ = stages.phase(table, stage)
             if position.step == 0 and self._may_go_back(position):
-                self._save(capture(learner, position, self.log.offset, stage, phase), within=True)
+                self._save(learner, position, stage, phase, within=True)
             position, then = self._stage(learner, position, stage, phase)
             if then == "end":
                 break
             if then == "back":
                 position, state = self._back(learner, position)
                 self._leave_if_asked(position)
+        self._tell(self.saver.wait())
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
@@ -197,6 +200,7 @@ class Session:
             started = time.perf_counter()
             for step in train(learner, batches, self._last_good):
                 seconds = time.perf_counter() - started
+                self._tell(self.saver.done())
                 learner = replace(learner, plan=step.plan)
                 position = self._stepped(learner, step, position, seconds, meter)
                 last = step.number == position.total_steps
@@ -211,7 +215,9 @@ class Session:
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or within or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
-                    self._save(capture(learner, position, self.log.offset, stage, phase), best and keep_best, within)
+                    # what would be waited for at once needs no copy
+                    beside = learner.plan.copy_bytes > 0 and not end and not self.stop.wanted
+                    self._save(learner, position, stage, phase, best and keep_best, within, beside)
                     saved = time.monotonic()
                 self._leave_if_asked(position)
                 if end and not last:
@@ -232,6 +238,7 @@ class Session:
 
         A process that is killed before that goes on from an older checkpoint and comes to this point again.
         """
+        self._tell(self.saver.wait())
         name = named(self.folder.checkpoints, WITHIN)
         assert name is not None  # one is written before the first step
         path = self.folder.checkpoints / name
@@ -258,19 +265,35 @@ class Session:
         state = replace(
             state, json={**state.json, **spent}, elapsed_s=position.elapsed_s, events_offset=self.log.offset
         )
-        self._save(state)
+        self._tell(self.saver.save(state, beside=False))
         return position, state
 
-    def _save(self, state: RunState, best: bool = False, within: bool = False) -> None:
-        """Writes a checkpoint, and an event that says what it cost; a run that goes on from it writes that event no more."""
-        started = time.perf_counter()
-        path = save(self.folder.checkpoints, state, self.prepared.config.checkpoint.keep_last, best, within)
-        said = telling.of_checkpoint(path, time.perf_counter() - started)
-        self.log.append("checkpoint", step=state.step, **said, best=best)
+    def _save(
+        self,
+        learner: Learner,
+        position: Position,
+        stage: Stage,
+        phase: int,
+        best: bool = False,
+        within: bool = False,
+        beside: bool = False,
+    ) -> None:
+        """Writes a checkpoint of the run as it is now, `beside` the steps that follow where that is asked for."""
+        since = time.perf_counter()
+        self._tell(self.saver.wait())  # first, for that event belongs to the steps done
+        state = capture(learner, position, self.log.offset, stage, phase)
+        self._tell(self.saver.save(state, best=best, within=within, beside=beside, since=since))
+
+    def _tell(self, saved: Saved | None) -> None:
+        """Writes down what a checkpoint cost, once it is there; a run that goes on from it writes that event no more."""
+        if saved is not None:
+            self.log.append("checkpoint", step=saved.step, **telling.of_checkpoint(saved))
+            self.progress.saved(saved.step, saved.bytes, saved.writing_s)
 
     def _leave_if_asked(self, position: Position) -> None:
         """Ends the process where a signal asked for it; the position was saved."""
         if self.stop.wanted:
+            self._tell(self.saver.wait())
             raise Interrupted(self.stop.wanted, f"stopped and saved after step {position.step}; go on with --resume")
 
     def _stepped(self, learner: Learner, step: Step, position: Position, seconds: float, meter: PeakMeter) -> Position:
@@ -349,6 +372,7 @@ class Session:
         return meter.peak_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
 
     def _last_good(self) -> str:
+        self.saver.settle()
         return named(self.folder.checkpoints, LATEST) or "none yet"
 
 
