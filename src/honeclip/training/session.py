@@ -59,6 +59,7 @@ class Session:
     say: Say
     progress: Progress
     seconds: float | None
+    data: str
     starts: Starts = field(default_factory=dict)
 
     def every(self, duration: str | int, total: int) -> int:
@@ -281,7 +282,7 @@ class Session:
         """Writes a checkpoint of the run as it is now, `beside` the steps that follow where that is asked for."""
         since = time.perf_counter()
         self._tell(self.saver.wait())  # first, for that event belongs to the steps done
-        state = capture(learner, position, self.log.offset, stage, phase)
+        state = capture(learner, position, self.log.offset, stage, phase, self.data)
         self._tell(self.saver.save(state, best=best, within=within, beside=beside, since=since))
 
     def _tell(self, saved: Saved | None) -> None:

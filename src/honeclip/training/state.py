@@ -51,7 +51,9 @@ class Position:
     forgot: bool = False
 
 
-def capture(learner: Learner, position: Position, events_offset: int, stage: Stage, phase: int) -> RunState:
+def capture(
+    learner: Learner, position: Position, events_offset: int, stage: Stage, phase: int, data: str = ""
+) -> RunState:
     """The run as tensors and JSON. The tensors are the live ones: write them before the next step.
 
     Args:
@@ -60,6 +62,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
         events_offset: bytes of events.jsonl that belong to it.
         stage: the one that the plan is for.
         phase: the first step from which the same towers learn as now.
+        data: see `same_data.fingerprint`.
     """
     clip = learner.clip
     weights = {name: value.detach() for name, value in clip.model.state_dict().items()}
@@ -90,6 +93,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
             "length": learner.config.train.length,
             "memory": learner.config.memory.model_dump(),
             "scaler": learner.scaler.state_dict(),
+            "data": data,
         },
         events_offset=events_offset,
     )
