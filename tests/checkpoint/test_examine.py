@@ -191,7 +191,7 @@ def test_a_state_that_was_written_before_versions_were_kept_is_whole(folder):
 def test_a_newer_format_names_its_writer_and_nothing_is_to_be_deleted(folder, writer, way_out):
     rewrite(folder / "step-000003", format=9, honeclip=writer)
     (fault,) = faults(folder, "step-000003")
-    assert fault.endswith(f"step-000003 has format 9, and this honeclip reads format 1; {way_out}")
+    assert fault.endswith(f"step-000003 has format 9, and this honeclip reads format 2; {way_out}")
 
 
 def test_a_file_of_tensors_that_no_hash_vouches_for_is_never_read(folder):

@@ -16,6 +16,8 @@ from honeclip.checkpoint.save import LATEST, named, steps
 from honeclip.errors import RunError
 
 WEIGHTS = f"weights{tensors.SUFFIX}"
+PAIRS = f"pairs{tensors.SUFFIX}"
+"""Not in every checkpoint: embeddings of a few pairs come with an evaluation."""
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """File name -> tensor name -> shape."""
@@ -90,7 +92,7 @@ def _look(path: Path) -> _Seen:
     unseen = []
     if path.name != f"step-{stored['step']:06d}":
         unseen.append(f"{manifest.STATE}: step is {stored['step']}, and the folder is {path.name}")
-    shapes = {file.name: tensors.shapes(file) for file in tensor_files(path)}
+    shapes = {file.name: tensors.shapes(file) for file in tensor_files(path) if file.name != PAIRS}
     return _Seen(path, shapes, stored["json"].get("clip"), [], unseen)
 
 

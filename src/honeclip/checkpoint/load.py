@@ -55,10 +55,11 @@ def read(path: Path) -> RunState:
         path: the folder of one checkpoint.
 
     Raises:
-        RunError: a file is missing or no such file, or a newer honeclip wrote it.
+        RunError: a file is missing or no such file, or a newer honeclip wrote it. An older format is migrated.
     """
     stored = content(path)
     check_format(path, stored)
+    stored = migrate(stored)
     return RunState(
         step=stored["step"],
         total_steps=stored["total_steps"],
@@ -84,11 +85,29 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def check_format(path: Path, stored: Mapping[str, Any]) -> None:
-    """Raises RunError where a checkpoint is not of the format that this honeclip reads; says which honeclip wrote it."""
-    if stored["format"] != FORMAT:
+    """Raises RunError where a checkpoint is of a format that this honeclip cannot read; says which honeclip wrote it."""
+    if stored["format"] not in (FORMAT, *MIGRATIONS):
         writer = stored.get("honeclip")
         wrote = f"use honeclip {writer}, which wrote it" if writer else "use the version that wrote it"
         raise RunError(f"{path} has format {stored['format']}, and this honeclip reads format {FORMAT}; {wrote}")
+
+
+def migrate(stored: dict[str, Any]) -> dict[str, Any]:
+    """What state.json says in today's format, one step a version. The files of a checkpoint stay as they are."""
+    while stored["format"] != FORMAT:
+        stored = MIGRATIONS[stored["format"]](stored)
+    return stored
+
+
+def _from_1(stored: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 stored no pairs to be embedded again, and nothing of the data and the device; its first writers no version
+    either."""
+    described = {**stored["json"], "pairs": None, "data": None, "device": None}
+    return {**stored, "format": 2, "honeclip": stored.get("honeclip", ""), "json": described}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""From an older format to the one after it."""
 
 
 def verify(path: Path) -> list[str]:
@@ -104,7 +123,7 @@ def verify(path: Path) -> list[str]:
         stored = content(path)
     except RunError as error:
         return [str(error)]
-    if stored["format"] != FORMAT:
+    if stored["format"] not in (FORMAT, *MIGRATIONS):
         return []
     return [*_state_faults(path, stored), *(fault for file in tensor_files(path) for fault in tensors.faults(file))]
 

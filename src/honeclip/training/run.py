@@ -32,7 +32,7 @@ from honeclip.training.prepared import Prepared, Say, prepare
 from honeclip.training.same_data import Change
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
-from honeclip.training.state import Position, restore, stored_size
+from honeclip.training.state import Position, moved, restore, stored_size
 from honeclip.training.validation import Score
 
 
@@ -178,7 +178,7 @@ def _run(folder: RunFolder, prepared: Prepared, change: Change, stop: Stop, say:
         log.truncate(state.events_offset if state else 0)
         position = restore(state, learner, total) if state else Position(0, total)
         data = same_data.fingerprint(prepared.everything)
-        if state is not None and state.json.get("data", data) != data:  # scores and near misses are of other rows
+        if state is not None and state.json["data"] not in (None, data):  # scores and near misses are of other rows
             position = replace(position, start_score=None, best_score=None, worse=0)
             learner = replace(learner, mined=Mined())
         session = Session(
@@ -204,6 +204,11 @@ def _run(folder: RunFolder, prepared: Prepared, change: Change, stop: Stop, say:
         else:
             tidy(folder.checkpoints, position.step, config.checkpoint.keep_last)
             say(f"going on after step {position.step} of {total}")
+            if before := moved(state, prepared.device.backend):
+                say(
+                    f"the run comes from {before} and goes on on {prepared.device.backend}: order of the data, steps and rates "
+                    "are the same, sums are rounded otherwise, and dropout draws other numbers by the same seeds"
+                )
         same_data.keep(folder.data_file, prepared.everything)
         position = session.train(learner, position, state)
         log.append("finishing", step=position.step)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.background import Saved, Saver
 from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named
+from honeclip.data.pairs import Pairs
 from honeclip.device import matmul
 from honeclip.device.memory import PeakMeter, budget
 from honeclip.embedding.features import Features as Caches
@@ -19,10 +20,11 @@ from honeclip.evaluation.answers import Metrics
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
+from honeclip.training import eight, forgetting, mining, resolution, setup, stages, telling
 from honeclip.training import folder as folders
-from honeclip.training import forgetting, mining, resolution, setup, stages, telling
 from honeclip.training import frozen as features
 from honeclip.training.asked import Asked
+from honeclip.training.eight import Eight
 from honeclip.training.folder import RunFolder
 from honeclip.training.forgetting import Seen, Starts
 from honeclip.training.frozen import Known
@@ -101,7 +103,8 @@ class Session:
             if self._gives_up(position, stage):
                 break
             config = self.prepared.config
-            plan = stored_plan(state, stage.start, config.memory) if state else None
+            backend = learner.clip.device.backend
+            plan = stored_plan(state, stage.start, config.memory, backend) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             # before the stage, for what is measured here is not part of a step's memory
             bound = matmul.flops_per_second(self.prepared.device, self.prepared.precision.name)
@@ -129,6 +132,11 @@ class Session:
     def budget_bytes(self) -> int:
         """What the run may use, as it was when it was first asked for: of a card it is a share of what is free."""
         return budget(self.prepared.device, self.prepared.config.memory.budget_gb).bytes
+
+    @cached_property
+    def eight(self) -> Pairs:
+        """The pairs by which checkpoints are known."""
+        return eight.choose(self.val.pairs, self.prepared.train)
 
     def _says_what_is_ahead(self, position: Position) -> None:
         """Writes down what whoever watches cannot know from the steps: how many there will be, and what memory there is."""
@@ -205,9 +213,9 @@ class Session:
                 learner = replace(learner, plan=step.plan)
                 position = self._stepped(learner, step, position, seconds, meter)
                 last = step.number == position.total_steps
-                best = within = False
+                best, within, pairs = False, False, None
                 if looks and (step.number % evaluate_every == 0 or last):
-                    position, best, seen = self._evaluated(learner, position, caches)
+                    position, best, seen, pairs = self._evaluated(learner, position, caches)
                     if seen is not None and not seen.within and self._may_go_back(position):
                         return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), "back"
                     position = replace(position, forgot=seen is not None and not seen.within)
@@ -218,7 +226,9 @@ class Session:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
                     # what would be waited for at once needs no copy
                     beside = learner.plan.copy_bytes > 0 and not end and not self.stop.wanted
-                    self._save(learner, position, stage, phase, best and keep_best, within, beside)
+                    if end and pairs is None:
+                        pairs = eight.of(learner.clip, self.eight, caches)
+                    self._save(learner, position, stage, phase, best and keep_best, within, beside, pairs)
                     saved = time.monotonic()
                 self._leave_if_asked(position)
                 if end and not last:
@@ -278,11 +288,12 @@ class Session:
         best: bool = False,
         within: bool = False,
         beside: bool = False,
+        pairs: Eight | None = None,
     ) -> None:
         """Writes a checkpoint of the run as it is now, `beside` the steps that follow where that is asked for."""
         since = time.perf_counter()
         self._tell(self.saver.wait())  # first, for that event belongs to the steps done
-        state = capture(learner, position, self.log.offset, stage, phase, self.data)
+        state = capture(learner, position, self.log.offset, stage, phase, self.data, pairs)
         self._tell(self.saver.save(state, best=best, within=within, beside=beside, since=since))
 
     def _tell(self, saved: Saved | None) -> None:
@@ -330,13 +341,17 @@ class Session:
         )
         return position
 
-    def _evaluated(self, learner: Learner, position: Position, caches: Caches) -> tuple[Position, bool, Seen | None]:
-        """The position after an evaluation, whether it is the best so far, and what was forgotten where that is asked."""
+    def _evaluated(
+        self, learner: Learner, position: Position, caches: Caches
+    ) -> tuple[Position, bool, Seen | None, Eight | None]:
+        """The position after an evaluation, whether it is the best so far, what was forgotten where that is asked, and the
+        eight pairs that a checkpoint of this step keeps, so that no save has to wait for them."""
         guard = self.prepared.guard
         started = time.perf_counter()
         try:
             found = measure(learner.clip, self.val, caches, healthy=True)
             seen = forgetting.look(guard, learner.clip, caches, self.starts) if guard else None
+            pairs = eight.of(learner.clip, self.eight, caches)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
@@ -352,7 +367,7 @@ class Session:
             self.say(said)
         if guard and seen and not seen.within:
             self.say(f"step {position.step}: {seen.words}: more than evaluate.max_forgetting = {guard.limit:g} is lost")
-        return position, best, seen
+        return position, best, seen, pairs
 
     def _guarded(self, metrics: Metrics, seen: Seen | None) -> dict[str, Any]:
         """What an evaluation event says of the guard."""
