@@ -204,9 +204,9 @@ def _run(folder: RunFolder, prepared: Prepared, change: Change, stop: Stop, say:
         else:
             tidy(folder.checkpoints, position.step, config.checkpoint.keep_last)
             say(f"going on after step {position.step} of {total}")
-            if before := moved(state, prepared.device.backend):
+            if other := moved(state, prepared.device.backend):
                 say(
-                    f"the run comes from {before} and goes on on {prepared.device.backend}: order of the data, steps and rates "
+                    f"the run comes from {other} and goes on on {prepared.device.backend}: order of the data, steps and rates "
                     "are the same, sums are rounded otherwise, and dropout draws other numbers by the same seeds"
                 )
         same_data.keep(folder.data_file, prepared.everything)
