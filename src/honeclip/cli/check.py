@@ -74,13 +74,14 @@ def _check_run(run: Path, as_json: bool) -> None:
     pairs = {name: eight.again(folder / name) for name, wrong in found.items() if not wrong}
     for name, seen in pairs.items():
         if seen.done and not seen.same:
-            found[name] = [f"embeddings do not come out again: {seen.words}"]
+            way_out = f"delete the folder {name}, then --resume goes on without it"
+            found[name] = [f"embeddings do not come out again: {seen.words}; {way_out}"]
     checkpoints = [{"name": name, "faults": wrong, "pairs": _told(pairs.get(name))} for name, wrong in found.items()]
     faults = [f"{name}: {fault}" for name, wrong in found.items() for fault in wrong]
     for pointer in (LATEST, BEST):
-        name = named(folder, pointer)
-        if (folder / pointer).exists() and (name is None or not (folder / name).is_dir()):
-            faults.append(f"{pointer} names {name or 'nothing'}, and there is no such checkpoint")
+        at = named(folder, pointer)
+        if (folder / pointer).exists() and (at is None or not (folder / at).is_dir()):
+            faults.append(f"{pointer} names {at or 'nothing'}, and there is no such checkpoint")
     if not found:
         faults.append("there is no checkpoint")
     told = events.read(run / "events.jsonl")
@@ -90,15 +91,17 @@ def _check_run(run: Path, as_json: bool) -> None:
         emit({**content, "sick": [one.to_json() for one in sick]})
     else:
         for name, wrong in found.items():
-            seen = pairs.get(name)
-            said = "" if seen is None else f"; {'the same again' if seen.done else 'not computed again'}: {seen.words}"
-            show(f"{name}: {'; '.join(wrong) or f'whole{said}'}")
+            show(f"{name}: {'; '.join(wrong) or f'whole; {_said(pairs[name])}'}")
         for finding in sick:
             show(f"{finding.rule}: {finding.says}\n  try: {finding.advice}")
         if told and not sick:
             show("nothing looks sick")
     if faults:
         raise RunError(f"{run} is damaged: " + "; ".join(faults))
+
+
+def _said(seen: Again) -> str:
+    return f"{'the same embeddings again' if seen.done else 'nothing embedded again'}: {seen.words}"
 
 
 def _told(seen: Again | None) -> dict[str, object] | None:

@@ -87,7 +87,7 @@ def again(checkpoint: Path) -> Again:
     """Builds the model of a whole checkpoint and embeds its pairs once more, where their pictures are what they were."""
     state = checkpoints.read(checkpoint)
     about: Mapping[str, Any] | None = state.json.get("pairs")
-    if about is None:
+    if about is None or "pairs" not in state.tensors:
         return Again(False, False, "it was saved without embeddings to compare with")
     refs = [_ref(one) for one in about["images"]]
     facts = inspect(refs)
