@@ -59,7 +59,7 @@ def test_a_checkpoint_has_the_files_of_the_contract(folder):
     assert sorted(path.name for path in written.iterdir()) == FILES
     assert (folder / "LATEST").read_text().strip() == "step-000400"
     assert not (folder / "BEST").exists()
-    assert json.loads((written / "state.json").read_text())["format"] == 1
+    assert json.loads((written / "state.json").read_text())["format"] == 2
     hashes = json.loads((written / "manifest.json").read_text())
     assert sorted(hashes) == [name for name in FILES if not name.startswith("manifest")]
 
@@ -224,8 +224,8 @@ def test_saving_a_step_again_replaces_it(folder):
 def test_a_newer_format_and_what_is_no_checkpoint_are_refused(folder, tmp_path):
     written = save(folder, state(1), keep_last=1)
     content = json.loads((written / "state.json").read_text())
-    (written / "state.json").write_text(json.dumps({**content, "format": 2}))
-    with pytest.raises(RunError, match="format 2, and this honeclip reads format 1"):
+    (written / "state.json").write_text(json.dumps({**content, "format": 3}))
+    with pytest.raises(RunError, match="format 3, and this honeclip reads format 2"):
         load.read(written)
     for broken in ("{", "[]", "{}"):
         (written / "state.json").write_text(broken)

@@ -57,6 +57,20 @@ def test_memory_stands_against_the_budget_and_the_best_score_beside_it_once_they
     ]
 
 
+def test_the_newest_checkpoint_stands_beside_the_steps_with_its_size_and_time():
+    progress, file, clock = watched(terminal=False)
+    figures = {"loss": 2.0, "samples_per_second": 85.4, "memory_bytes": 1_230_000_000}
+    with progress:
+        progress.step(1, 2, **figures)
+        progress.saved(1, 316_200_000, 1.234)
+        clock.now += 2.0
+        progress.step(2, 2, **figures, best=0.4271)
+    assert file.getvalue().splitlines() == [
+        "training 1/2, loss 2, 85.4 samples/s, 1.23 GB",
+        "training 2/2, loss 2, 85.4 samples/s, 1.23 GB, best 0.427, saved at 1 (316 MB in 1.2 s)",
+    ]
+
+
 def test_a_log_of_slow_steps_gets_a_line_every_so_many_seconds():
     progress, file, clock = watched(terminal=False, every_s=30.0)
     with progress:

@@ -2,8 +2,8 @@
 
 `python die_in_a_run.py ROOT CASE` forks a child for each run; CASE is a JSON list of model, data, sections and places. A
 first run is never killed and writes down where it was at each moment, a moment being a line of honeclip.training or
-honeclip.checkpoint, or a file renamed or deleted anywhere. Then one is killed at each of the places, which are keys of
-`PLACES`. Prints as JSON what the whole run left, and for each death where it was and what the run left that was resumed
+honeclip.checkpoint, in whatever thread, or a file renamed or deleted anywhere. Then one is killed at each of the places,
+which are keys of `PLACES`, at the n-th moment of that place: threads take turns otherwise each time. Prints as JSON what the whole run left, and for each death where it was and what the run left that was resumed
 after it.
 """
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import json
 import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,17 +59,16 @@ def watch(see: Callable[[str], None]) -> None:
         return trace
 
     sys.addaudithook(lambda event, _: see(event) if event in {"os.rename", "os.remove", "os.rmdir"} else None)
+    threading.settrace(trace)
     sys.settrace(trace)
 
 
-def die_at(number: int) -> Callable[[str], None]:
-    seen = 0
+def die_at(place: str, number: int) -> Callable[[str], None]:
+    seen = itertools.count()
 
-    def see(_: str) -> None:
-        nonlocal seen
-        if seen == number:
+    def see(where: str) -> None:
+        if PLACES[place](where) and next(seen) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        seen += 1
 
     return see
 
@@ -116,6 +117,7 @@ def case(root: Path, model: str, data: str, sections: dict[str, dict], places: l
         seen: list[str] = []
         begin(root / "whole", seen.append)
         sys.settrace(None)
+        threading.settrace(None)
         moments.write_text(json.dumps(seen))
 
     root.mkdir()
@@ -124,11 +126,12 @@ def case(root: Path, model: str, data: str, sections: dict[str, dict], places: l
     draw = random.Random(0)
     deaths = []
     for place in places:
-        number = draw.choice([number for number, where in enumerate(seen) if PLACES[place](where)])
-        out = root / f"run-{number}"
-        killed = child(lambda out=out, number=number: begin(out, die_at(number)))
+        here = [where for where in seen if PLACES[place](where)]
+        number = draw.randrange(len(here))
+        out = root / f"run-{place}-{number}"
+        killed = child(lambda out=out, place=place, number=number: begin(out, die_at(place, number)))
         resumed = child(lambda out=out: training.fit(out=out, resume=True, **quiet))
-        deaths.append({"place": place, "at": seen[number], "killed": killed, "resumed": resumed, **left(out)})
+        deaths.append({"place": place, "at": here[number], "killed": killed, "resumed": resumed, **left(out)})
     return {"whole": left(root / "whole"), "deaths": deaths}
 
 

@@ -178,6 +178,53 @@ def test_a_few_rows_are_counted_and_a_batch_of_two_is_enough(clip, batch):
     assert make_plan(subject(clip, two, size=2), Memory(), MANY).micro_batch == (2, 2)
 
 
+def test_a_second_copy_of_what_is_saved_is_planned_where_it_costs_next_to_no_time(clip, batch, held):
+    """With the moments of a model that learns as a whole; a tenth of a percent less room than it needs is too little."""
+    learning = held - LIBRARIES_BYTES
+    copy = 3 * learning
+
+    def planned(budget_bytes: int, saves: bool = True, **other) -> Plan:
+        return make_plan(subject(clip, batch, learning_bytes=learning, saves=saves, **other), Memory(), budget_bytes)
+
+    without = planned(MANY, saves=False)
+    ample = planned(MANY)
+    assert (without.copy_bytes, ample.copy_bytes) == (0, copy)
+    assert ample.predicted_peak_bytes == without.predicted_peak_bytes + copy
+    assert (ample.micro_batch, ample.keep) == (without.micro_batch, without.keep)
+    assert planned(ample.predicted_peak_bytes).copy_bytes == copy
+    # what it saves is not worth graphs that would have to be built twice
+    tight = planned(without.predicted_peak_bytes)
+    assert (tight.copy_bytes, tight.micro_batch, tight.keep) == (0, without.micro_batch, without.keep)
+    assert tight.reason.endswith("saving holds up the steps, for a copy of 0.00096 GB has no room")
+
+
+@pytest.mark.parametrize(("backend", "counts"), [("mps", True), ("cuda", False)])
+def test_the_copy_lies_in_the_hosts_memory_which_on_a_mac_is_the_same(clip, batch, backend, counts):
+    learning = sum(one.nbytes for one in clip.model.parameters())
+
+    class Elsewhere:
+        """The CPU under another backend's name: what is planned for follows from that alone."""
+
+        def __init__(self, name: str) -> None:
+            self.backend = name
+
+        def __getattr__(self, name: str):
+            return getattr(choose("cpu"), name)
+
+    def planned(budget_bytes: int, saves: bool) -> Plan:
+        one = subject(clip, batch, learning_bytes=learning, saves=saves, device=Elsewhere(backend))
+        return make_plan(one, Memory(), budget_bytes)
+
+    without = planned(MANY, False)
+    assert planned(MANY, True).predicted_peak_bytes == without.predicted_peak_bytes
+    assert (planned(without.predicted_peak_bytes, True).copy_bytes == 0) is counts
+    copy = planned(MANY, True).copy_bytes
+    assert copy >= 3 * learning
+    assert planned(without.predicted_peak_bytes + copy, True).copy_bytes == copy
+
+
 def test_a_plan_becomes_json_and_back():
     one = Plan((8, 16), (3, 2), True, 64, 1234, 5678, 9012, 0.25, "because")
     assert Plan.from_json(one.to_json()) == one
+    older = {name: value for name, value in one.to_json().items() if name != "copy_bytes"}
+    assert Plan.from_json(older) == one, "as versions wrote it that held up the steps"

@@ -48,6 +48,16 @@ def verify(folder: Path) -> list[str]:
     return [fault for name, expected in hashes.items() if (fault := _file_fault(folder / name, expected))]
 
 
+def listed(folder: Path) -> list[Path]:
+    """The files of a checkpoint that `verify` found whole, manifests left out, by name. What else a system or a person has
+    put beside them (`._weights.safetensors`, .DS_Store) is no part of it and is never read.
+
+    Raises:
+        OSError, ValueError: there is no manifest, or it is no JSON object.
+    """
+    return [folder / name for name in sorted(dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))))]
+
+
 def _file_fault(file: Path, expected: str) -> str:
     if not file.is_file():
         return f"{file.name} is missing"

@@ -22,8 +22,9 @@ from honeclip.checkpoint import manifest, tensors
 from honeclip.checkpoint.lock import locked
 from honeclip.errors import HoneclipError, RunError
 
-FORMAT = 1
-"""Of state.json and the files beside it; `load` refuses a newer one and would migrate an older one."""
+FORMAT = 2
+"""Of state.json and the files beside it; `load` refuses a newer one and migrates an older one. 2: `json` says of `pairs` what
+their embeddings are of, which `data` the run had and on which `device` it was."""
 
 LATEST, BEST = "LATEST", "BEST"
 WITHIN = "WITHIN"

@@ -14,8 +14,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,6 +35,11 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+SUFFIX = ".safetensors"
+
+CHUNK = 1 << 20
+"""Numbers looked at in one go, so that a table of any size costs a few megabytes besides the file, which is mapped."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -52,7 +59,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     # Large elements first: every tensor is then aligned to its element size, as readers that map the file need it.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     pieces = itertools.chain(
-        [_header(path, {name: tensors[name] for name in order})], (_host_bytes(tensors[name]) for name in order)
+        [_header(path, {name: tensors[name] for name in order})], (host_bytes(tensors[name]).data for name in order)
     )
     with path.open("wb") as file:
         for piece in pieces:
@@ -76,6 +83,37 @@ def read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a file that `faults` finds nothing in, from its header alone."""
+    with safe_open(path, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no mapping
+
+
+def faults(path: Path) -> list[str]:
+    """A sentence for each tensor of floats that holds NaN or infinity, or for a file that cannot be read. One tensor at a
+    time, as mapped.
+    """
+    found: list[str] = []
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - the file is no mapping and cannot be iterated
+                one = opened.get_tensor(name)
+                bad = _not_finite(one) if one.is_floating_point() else 0
+                if bad:
+                    found.append(f"{path.name}: {name} holds NaN or infinity ({bad} of {one.numel()} numbers)")
+    except (OSError, SafetensorError) as error:
+        found.append(f"{path.name} cannot be read: {error}")
+    return found
+
+
+def _not_finite(one: Tensor) -> int:
+    """How many; they are counted only in pieces whose smallest or largest number is one, which a NaN always is."""
+    pieces = one.reshape(-1).split(CHUNK) if one.numel() else ()
+    return sum(
+        int((~piece.isfinite()).sum()) for piece in pieces if not bool(torch.stack(piece.aminmax()).isfinite().all())
+    )
+
+
 def _header(path: Path, tensors: Mapping[str, Tensor]) -> memoryview:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -89,5 +127,7 @@ def _header(path: Path, tensors: Mapping[str, Tensor]) -> memoryview:
     return memoryview(len(text).to_bytes(8, "little") + text)
 
 
-def _host_bytes(one: Tensor) -> memoryview:
-    return one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def host_bytes(one: Tensor) -> NDArray[np.uint8]:
+    """The bytes of a tensor in host memory, flat: its own where it lies there in order, otherwise a copy's."""
+    found: NDArray[np.uint8] = one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return found

@@ -12,6 +12,7 @@ from honeclip.cli.options import Json
 if TYPE_CHECKING:
     from honeclip.data.pairs import Pairs
     from honeclip.model.clip import Clip
+    from honeclip.training.eight import Again
 
 WORST = 24
 """Pairs on the contact sheet."""
@@ -42,7 +43,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Look for broken and odd images, duplicates, split leaks and cut captions; or verify a run's checkpoints
-    (hashes, shapes, finite numbers, versions), and say what looks sick in how it learned (docs/watching.md).
+    (hashes, shapes, finite numbers, versions, eight pairs embedded again), and say what looks sick in how it learned
+    (docs/watching.md).
 
     Exits 2 where more than --max-bad-fraction of the rows cannot be used, or a checkpoint is damaged.
 
@@ -65,15 +67,21 @@ def _check_run(run: Path, as_json: bool) -> None:
     from honeclip.cli.output import emit, show
     from honeclip.errors import RunError
     from honeclip.monitoring import events, rules
+    from honeclip.training import eight
 
     folder = run / "checkpoints"
     found = examine(folder)
-    checkpoints = [{"name": name, "faults": wrong} for name, wrong in found.items()]
+    pairs = {name: eight.again(folder / name) for name, wrong in found.items() if not wrong}
+    for name, seen in pairs.items():
+        if seen.done and not seen.same:
+            way_out = f"delete the folder {name}, then --resume goes on without it"
+            found[name] = [f"embeddings do not come out again: {seen.words}; {way_out}"]
+    checkpoints = [{"name": name, "faults": wrong, "pairs": _told(pairs.get(name))} for name, wrong in found.items()]
     faults = [f"{name}: {fault}" for name, wrong in found.items() for fault in wrong]
     for pointer in (LATEST, BEST):
-        name = named(folder, pointer)
-        if (folder / pointer).exists() and (name is None or not (folder / name).is_dir()):
-            faults.append(f"{pointer} names {name or 'nothing'}, and there is no such checkpoint")
+        at = named(folder, pointer)
+        if (folder / pointer).exists() and (at is None or not (folder / at).is_dir()):
+            faults.append(f"{pointer} names {at or 'nothing'}, and there is no such checkpoint")
     if not found:
         faults.append("there is no checkpoint")
     faults += _faults_beside(run) if (run / "run.toml").exists() or (run / "run.json").exists() else []
@@ -84,7 +92,7 @@ def _check_run(run: Path, as_json: bool) -> None:
         emit({**content, "sick": [one.to_json() for one in sick]})
     else:
         for name, wrong in found.items():
-            show(f"{name}: {'; '.join(wrong) or 'whole'}")
+            show(f"{name}: {'; '.join(wrong) or f'whole; {_said(pairs[name])}'}")
         for finding in sick:
             show(f"{finding.rule}: {finding.says}\n  try: {finding.advice}")
         if told and not sick:
@@ -110,6 +118,15 @@ def _faults_beside(run: Path) -> list[str]:
         wrong = ["result.json was changed or damaged"] if end is None else folders.damaged(folder, end.get("files", {}))
         faults += [f"{fault}; --resume writes it again" for fault in wrong]
     return faults
+
+
+def _said(seen: Again) -> str:
+    return f"{'the same embeddings again' if seen.done else 'nothing embedded again'}: {seen.words}"
+
+
+def _told(seen: Again | None) -> dict[str, object] | None:
+    """What --json says of the pairs that were embedded again; null for a damaged checkpoint."""
+    return None if seen is None else {"done": seen.done, "same": seen.same if seen.done else None, "words": seen.words}
 
 
 def _check_data(

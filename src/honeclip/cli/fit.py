@@ -35,6 +35,9 @@ def fit(
         bool, typer.Option("--resume", help="Go on with the run in RUN; nothing else is needed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in RUN.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resume: go on although the data changed since the run began.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -57,6 +60,7 @@ def fit(
         device=device,
         resume=resume,
         overwrite=overwrite,
+        force=force,
     )
     if as_json:
         emit(run.to_json())

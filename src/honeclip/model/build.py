@@ -10,6 +10,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -120,17 +121,19 @@ def text_files(model: Any, tokenizer: Tokenizer | None) -> dict[str, str]:
     That is the tokenizer's files where it has any, and config.json of a text tower from transformers. Nothing of this
     machine is in them.
     """
-    files: dict[str, str] = {}
-    if tokenizer is not None:
-        with tempfile.TemporaryDirectory() as name:
-            tokenizer.save(Path(name))
-            files = {
-                path.name: path.read_text(encoding="utf-8") for path in sorted(Path(name).iterdir()) if path.is_file()
-            }
+    files = {} if tokenizer is None else dict(_tokenizer_files(tokenizer))
     if isinstance(getattr(model, "text", None), HFTextEncoder):
         content = {key: value for key, value in model.text.config.to_dict().items() if key != "_name_or_path"}
         files[TEXT_CONFIG] = json.dumps(content, indent=2, sort_keys=True, default=str) + "\n"
     return files
+
+
+@lru_cache(maxsize=4)
+def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
+    """Kept, for to write them takes a quarter of a second, and every checkpoint of a run asks for the same."""
+    with tempfile.TemporaryDirectory() as name:
+        tokenizer.save(Path(name))
+        return {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(name).iterdir()) if path.is_file()}
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

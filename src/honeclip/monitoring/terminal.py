@@ -43,6 +43,7 @@ class Progress:
         self._every_s = every_s
         self._clock = clock
         self._work: dict[str, _Work] = {}
+        self._saved = ""
         self._bar = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -92,7 +93,12 @@ class Progress:
         """
         memory = f"{memory_bytes / 1e9:.2f}{'' if budget_bytes is None else f' of {budget_bytes / 1e9:.3g}'} GB"
         figures = [f"loss {loss:.4g}", f"{samples_per_second:.3g} samples/s", memory]
-        self.update("training", done, total, ", ".join(figures + ([] if best is None else [f"best {best:.3f}"])))
+        figures += [] if best is None else [f"best {best:.3f}"]
+        self.update("training", done, total, ", ".join(figures + ([self._saved] if self._saved else [])))
+
+    def saved(self, step: int, size_bytes: int, seconds: float) -> None:
+        """Shows beside the steps from now on which checkpoint is the newest, how large it is and how long it was written."""
+        self._saved = f"saved at {step} ({size_bytes / 1e6:.3g} MB in {seconds:.2g} s)"
 
     def counter(self, title: str) -> Callable[[int, int], None]:
         """A function of (done, total) that shows one piece of work, such as computing features."""

@@ -231,8 +231,10 @@ def in_words(event: Mapping[str, Any]) -> str:
     if kind == "rewind":
         return f"back from step {event.get('from_step')} to step {event.get('step')}: too much was forgotten"
     if kind == "checkpoint":
-        took, size = number(event.get("seconds")), number(event.get("bytes"))
-        parts = ["saved", "" if took is None else f"{took:.2g} s", "" if size is None else f"{size / 1e6:.3g} MB"]
+        took, writing, size = (number(event.get(key)) for key in ("seconds", "writing_seconds", "bytes"))
+        parts = ["saved", "" if size is None else f"{size / 1e6:.3g} MB"]
+        parts += ["" if took is None else f"steps waited {took:.2g} s"]
+        parts += ["" if writing is None else f"written in {writing:.2g} s"]
         return ", ".join(part for part in parts if part)
     if kind == "finishing":
         return "all steps are done; the best model is scored and the report made"

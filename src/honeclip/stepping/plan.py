@@ -58,6 +58,8 @@ class Plan:
         predicted_peak_bytes: the most at once in a step, with all that is there throughout.
         predicted_overhead: time beyond that of an undivided step that keeps everything, as a share of it.
         reason: why, in words.
+        copy_bytes: of a second copy of what a run saves, for which there is room: it is then written while steps go on.
+            0: there is none, and saving holds up the steps.
     """
 
     micro_batch: tuple[int, ...]
@@ -69,6 +71,7 @@ class Plan:
     predicted_peak_bytes: int
     predicted_overhead: float
     reason: str
+    copy_bytes: int = 0
 
     @property
     def levers(self) -> Levers:

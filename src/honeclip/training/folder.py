@@ -90,6 +90,11 @@ class RunFolder:
         return self.path / "sizes.json"
 
     @property
+    def data_file(self) -> Path:
+        """The rows that the run began with, by hash, to be compared where it goes on."""
+        return self.path / "data.json"
+
+    @property
     def replaced(self) -> Path:
         """Where a run that is replaced waits until the new one has seen that nothing is wrong with its input."""
         return self.path / ".replaced"
@@ -104,6 +109,7 @@ class RunFolder:
             self.result_file,
             self.before_file,
             self.choice_file,
+            self.data_file,
         )
         return (self.checkpoints, self.model, self.interpolated, self.report, self.start, *files)
 

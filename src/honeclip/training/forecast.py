@@ -145,7 +145,8 @@ def forecast(
 def _one(found: Trial, batch: int, memory_gb: float, known: Measured) -> Forecast:
     size = found.learner.clip.preprocess.size_px
     try:
-        plan = planning.make_plan(found.subject(batch), Memory(budget_gb=memory_gb), int(memory_gb * 1e9), known)
+        subject = replace(found.subject(batch), saves=True)
+        plan = planning.make_plan(subject, Memory(budget_gb=memory_gb), int(memory_gb * 1e9), known)
     except BadInput as error:
         return Forecast(size, memory_gb, None, str(error).replace("memory.budget_gb", "--memory"))
     return Forecast(size, memory_gb, plan, plan.reason)

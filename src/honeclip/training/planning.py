@@ -48,6 +48,10 @@ ENOUGH = 8
 MOMENTS = 2
 """Tensors that Adam holds for each one that learns."""
 
+COPY_WORTH = 0.03
+"""Share of the time that a second copy of what is saved may cost a plan, in memory that graphs then lack: about what saving
+costs at the default interval where it holds up the steps."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -64,6 +68,7 @@ class Subject:
         device: where the run computes.
         learning_bytes: of everything that the optimizer holds.
         imports_bytes: what the process held after its imports, on a CPU; None where it is not known.
+        saves: whether checkpoints are written between the steps.
     """
 
     clip: Clip
@@ -76,6 +81,7 @@ class Subject:
     learning_bytes: int
     imports_bytes: int | None = None
     text_share: float = 1.0
+    saves: bool = False
 
     def around(self) -> AbstractContextManager[None]:
         """Context of a step: autocast."""
@@ -116,13 +122,13 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
     found: Plan | None = None
     plain: Sequence[TowerCost] = ()
     known = {} if known is None else known
+    tried: Measured = {}
     for levers in _levers(subject, memory):
         if levers not in known:
             known[levers] = _costs(subject, levers)
-        shares = (1.0, subject.text_share, *(1.0,) * (len(subject.feeds) - 2))
-        costs = [replace(one, share=share) for one, share in zip(known[levers], shares, strict=True)]
+        costs = [replace(one, share=share) for one, share in zip(known[levers], _shares(subject), strict=True)]
         plain = plain or costs
-        costs = [replace(one, work=before.work) for one, before in zip(costs, plain, strict=True)]
+        costs = tried[levers] = [replace(one, work=before.work) for one, before in zip(costs, plain, strict=True)]
         plan = plans.best(task, costs, levers)
         need = plans.smallest(task, costs, levers)
         least = min(least or need, need)
@@ -132,7 +138,31 @@ def make_plan(subject: Subject, memory: Memory, budget_bytes: int, known: Measur
             break
     if found is None or least > task.budget_bytes:
         raise _too_little(subject, replace(task, budget_bytes=budget_bytes), math.ceil(least / usable), levers)
+    if subject.saves:
+        found = _with_copy(found, subject, task, tried, weights + MOMENTS * subject.learning_bytes)
     return _as_measured(found, subject, weights, libraries)
+
+
+def _with_copy(found: Plan, subject: Subject, task: Task, tried: Measured, copy_bytes: int) -> Plan:
+    """The plan with room for a second copy of weights and moments, where that fits and costs next to no time; otherwise the
+    one that was found, with a word on it. A card has memory of its own, and the copy lies in the host's."""
+    if subject.device.backend == "cuda":
+        return replace(found, copy_bytes=copy_bytes)
+    if subject.device.backend == "mps":  # one memory for all, but the peak is told of the GPU's share alone
+        left = replace(task, budget_bytes=task.budget_bytes - copy_bytes)
+    else:
+        left = replace(task, held=task.held + copy_bytes)
+    some = [plan for levers, costs in tried.items() if (plan := plans.best(left, costs, levers)) is not None]
+    fitting = [plan for plan in some if plan.predicted_peak_bytes <= left.budget_bytes]
+    best = min(fitting, key=lambda plan: plan.predicted_overhead, default=None)
+    if best is None or best.predicted_overhead > found.predicted_overhead + COPY_WORTH:
+        words = f"saving holds up the steps, for a copy of {copy_bytes / 1e9:.2g} GB has no room"
+        return replace(found, reason=f"{found.reason}; {words}")
+    return replace(best, copy_bytes=copy_bytes)
+
+
+def _shares(subject: Subject) -> tuple[float, ...]:
+    return (1.0, subject.text_share, *(1.0,) * (len(subject.feeds) - 2))
 
 
 def room_bytes(clip: Clip, device: Device, memory: Memory, learning_bytes: int) -> int:

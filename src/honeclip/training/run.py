@@ -12,26 +12,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from honeclip.checkpoint import background
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
 from honeclip.data import reading
 from honeclip.data.reading import Waiting
+from honeclip.errors import RunError
 from honeclip.evaluation import wording
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import choice, planning, resolution, setup, stages, telling
+from honeclip.training import choice, planning, resolution, same_data, setup, stages, telling
 from honeclip.training import folder as folders
 from honeclip.training import start as starts
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
 from honeclip.training.frozen import Known
-from honeclip.training.loop import Learner
+from honeclip.training.loop import Learner, Mined
 from honeclip.training.notified import finished, notified
 from honeclip.training.prepared import Prepared, Say, prepare
+from honeclip.training.same_data import Change
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
-from honeclip.training.state import Position, restore, stored_size
+from honeclip.training.state import Position, moved, restore, stored_size
 from honeclip.training.validation import Score
 
 
@@ -85,6 +88,7 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    force: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> Run:
     """`honeclip.fit`: fine-tunes a model on pairs and measures it before and after.
@@ -100,6 +104,7 @@ def fit(
         device: "auto", "cpu", "mps" or "cuda".
         resume: goes on with the run in `out`, for which nothing else need be given.
         overwrite: replaces a run that is in `out`.
+        force: goes on with `resume` although the data have changed since the run began.
         report: told what is going on, a sentence at a time; None prints it on standard error, above the progress.
 
     Raises:
@@ -120,10 +125,13 @@ def fit(
                     folders.write_settings(found)
             say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
             return done
+        if force and not resume:
+            raise RunError("--force goes on although the data changed: give it with --resume")
         with reading.waits(Waiting(say, stop.ask)), folders.on_disk(found.folder):
             prepared = prepare(found.config, device, say, progress)
+            change = same_data.check(found, prepared.everything, force=force)
             with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
-                return _run(found.folder, prepared, stop, say, progress)
+                return _run(found.folder, prepared, change, stop, say, progress)
 
 
 def _finished(found: Found, say: Say) -> Run | None:
@@ -138,8 +146,11 @@ def _finished(found: Found, say: Say) -> Run | None:
     return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
 
 
-def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: Progress) -> Run:
+def _run(folder: RunFolder, prepared: Prepared, change: Change, stop: Stop, say: Say, progress: Progress) -> Run:
     """The run itself, in a folder that is its own."""
+    if change:
+        say(f"going on with other data: {'; '.join(change.words)}")
+        starts.forget_scores(folder.start, folder.before_file)
     prepared = choice.settled(prepared, folder.choice_file, say, progress)
     config, clip = prepared.config, prepared.clip
     # 1. where it stands, and what the model got before its first step
@@ -149,7 +160,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     guard = prepared.guard
     known_before = None
     if guard is not None:
-        file = folder.start / "before.json"
+        file = folder.start / starts.BEFORE
         known_before = setup.score_before(prepared, guard.test, file, progress)
     # 2. features of bodies that are frozen for a while or for good
     frozen = stages.frozen_towers(clip, config.model.freeze)
@@ -173,9 +184,14 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
         size_px = stored_size(state) if state else first.size_px
         resolution.to_size(clip, learner.optimizer, size_px, prepared.origin)
     # 4. the steps
-    with closing(EventLog(folder.events_file)) as log:
+    saving = background.saver(folder.checkpoints, config.checkpoint.keep_last, prepared.device.lock, say)
+    with closing(EventLog(folder.events_file)) as log, saving as saver:
         log.truncate(state.events_offset if state else 0)
         position = restore(state, learner, total) if state else Position(0, total)
+        data = same_data.fingerprint(prepared.everything)
+        if state is not None and state.json["data"] not in (None, data):  # scores and near misses are of other rows
+            position = replace(position, start_score=None, best_score=None, worse=0)
+            learner = replace(learner, mined=Mined())
         session = Session(
             folder,
             prepared,
@@ -183,10 +199,12 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
             prepared.asked("val"),
             schedule,
             log,
+            saver,
             stop,
             say,
             progress,
             seconds,
+            data,
             begun,
         )
         if guard is not None and not session.looks(total):
@@ -197,6 +215,12 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
         else:
             tidy(folder.checkpoints, position.step, config.checkpoint.keep_last)
             say(f"going on after step {position.step} of {total}")
+            if other := moved(state, prepared.device.backend):
+                say(
+                    f"the run comes from {other} and goes on on {prepared.device.backend}: order of the data, steps and rates "
+                    "are the same, sums are rounded otherwise, and dropout draws other numbers by the same seeds"
+                )
+        same_data.keep(folder.data_file, prepared.everything)
         position = session.train(learner, position, state)
         log.append("finishing", step=position.step)
     # 5. the model that is handed over, and what it won

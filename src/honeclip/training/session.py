@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from honeclip.checkpoint import load as checkpoints
-from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named, save
+from honeclip.checkpoint.background import Saved, Saver
+from honeclip.checkpoint.save import LATEST, WITHIN, RunState, named
+from honeclip.data.pairs import Pairs
 from honeclip.device import matmul
 from honeclip.device.memory import PeakMeter, budget
 from honeclip.embedding.features import Features as Caches
@@ -18,10 +20,11 @@ from honeclip.evaluation.answers import Metrics
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
 from honeclip.schedule import parse, to_steps
+from honeclip.training import eight, forgetting, mining, resolution, setup, stages, telling
 from honeclip.training import folder as folders
-from honeclip.training import forgetting, mining, resolution, setup, stages, telling
 from honeclip.training import frozen as features
 from honeclip.training.asked import Asked
+from honeclip.training.eight import Eight
 from honeclip.training.folder import RunFolder
 from honeclip.training.forgetting import Seen, Starts
 from honeclip.training.frozen import Known
@@ -53,10 +56,12 @@ class Session:
     val: Asked
     schedule: Callable[[Sequence[int], int], tuple[Stage, ...]]
     log: EventLog
+    saver: Saver
     stop: Stop
     say: Say
     progress: Progress
     seconds: float | None
+    data: str
     starts: Starts = field(default_factory=dict)
 
     def every(self, duration: str | int, total: int) -> int:
@@ -98,7 +103,8 @@ class Session:
             if self._gives_up(position, stage):
                 break
             config = self.prepared.config
-            plan = stored_plan(state, stage.start, config.memory) if state else None
+            backend = learner.clip.device.backend
+            plan = stored_plan(state, stage.start, config.memory, backend) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             # before the stage, for what is measured here is not part of a step's memory
             bound = matmul.flops_per_second(self.prepared.device, self.prepared.precision.name)
@@ -110,13 +116,14 @@ class Session:
             self.say(f"steps {position.step + 1} to {stage.stop}{size}: {learner.plan.reason}")
             phase, _ = stages.phase(table, stage)
             if position.step == 0 and self._may_go_back(position):
-                self._save(capture(learner, position, self.log.offset, stage, phase), within=True)
+                self._save(learner, position, stage, phase, within=True)
             position, then = self._stage(learner, position, stage, phase)
             if then == "end":
                 break
             if then == "back":
                 position, state = self._back(learner, position)
                 self._leave_if_asked(position)
+        self._tell(self.saver.wait())
         self.stop.waits = False
         self._leave_if_asked(position)
         return position
@@ -125,6 +132,11 @@ class Session:
     def budget_bytes(self) -> int:
         """What the run may use, as it was when it was first asked for: of a card it is a share of what is free."""
         return budget(self.prepared.device, self.prepared.config.memory.budget_gb).bytes
+
+    @cached_property
+    def eight(self) -> Pairs:
+        """The pairs by which checkpoints are known."""
+        return eight.choose(self.val.pairs, self.prepared.train)
 
     def _says_what_is_ahead(self, position: Position) -> None:
         """Writes down what whoever watches cannot know from the steps: how many there will be, and what memory there is."""
@@ -197,12 +209,13 @@ class Session:
             started = time.perf_counter()
             for step in train(learner, batches, self._last_good):
                 seconds = time.perf_counter() - started
+                self._tell(self.saver.done())
                 learner = replace(learner, plan=step.plan)
                 position = self._stepped(learner, step, position, seconds, meter)
                 last = step.number == position.total_steps
-                best = within = False
+                best, within, pairs = False, False, None
                 if looks and (step.number % evaluate_every == 0 or last):
-                    position, best, seen = self._evaluated(learner, position, caches)
+                    position, best, seen, pairs = self._evaluated(learner, position, caches)
                     if seen is not None and not seen.within and self._may_go_back(position):
                         return replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter))), "back"
                     position = replace(position, forgot=seen is not None and not seen.within)
@@ -211,7 +224,11 @@ class Session:
                 due = save_every and step.number % save_every == 0 and time.monotonic() - saved >= save_after_s
                 if due or best or within or end or self.stop.wanted:
                     position = replace(position, peak_bytes=max(position.peak_bytes, self._peak(meter)))
-                    self._save(capture(learner, position, self.log.offset, stage, phase), best and keep_best, within)
+                    # what would be waited for at once needs no copy
+                    beside = learner.plan.copy_bytes > 0 and not end and not self.stop.wanted
+                    if end and pairs is None:
+                        pairs = eight.of(learner.clip, self.eight, caches)
+                    self._save(learner, position, stage, phase, best and keep_best, within, beside, pairs)
                     saved = time.monotonic()
                 self._leave_if_asked(position)
                 if end and not last:
@@ -232,6 +249,7 @@ class Session:
 
         A process that is killed before that goes on from an older checkpoint and comes to this point again.
         """
+        self._tell(self.saver.wait())
         name = named(self.folder.checkpoints, WITHIN)
         assert name is not None  # one is written before the first step
         path = self.folder.checkpoints / name
@@ -258,19 +276,36 @@ class Session:
         state = replace(
             state, json={**state.json, **spent}, elapsed_s=position.elapsed_s, events_offset=self.log.offset
         )
-        self._save(state)
+        self._tell(self.saver.save(state, beside=False))
         return position, state
 
-    def _save(self, state: RunState, best: bool = False, within: bool = False) -> None:
-        """Writes a checkpoint, and an event that says what it cost; a run that goes on from it writes that event no more."""
-        started = time.perf_counter()
-        path = save(self.folder.checkpoints, state, self.prepared.config.checkpoint.keep_last, best, within)
-        said = telling.of_checkpoint(path, time.perf_counter() - started)
-        self.log.append("checkpoint", step=state.step, **said, best=best)
+    def _save(
+        self,
+        learner: Learner,
+        position: Position,
+        stage: Stage,
+        phase: int,
+        best: bool = False,
+        within: bool = False,
+        beside: bool = False,
+        pairs: Eight | None = None,
+    ) -> None:
+        """Writes a checkpoint of the run as it is now, `beside` the steps that follow where that is asked for."""
+        since = time.perf_counter()
+        self._tell(self.saver.wait())  # first, for that event belongs to the steps done
+        state = capture(learner, position, self.log.offset, stage, phase, self.data, pairs)
+        self._tell(self.saver.save(state, best=best, within=within, beside=beside, since=since))
+
+    def _tell(self, saved: Saved | None) -> None:
+        """Writes down what a checkpoint cost, once it is there; a run that goes on from it writes that event no more."""
+        if saved is not None:
+            self.log.append("checkpoint", step=saved.step, **telling.of_checkpoint(saved))
+            self.progress.saved(saved.step, saved.bytes, saved.writing_s)
 
     def _leave_if_asked(self, position: Position) -> None:
         """Ends the process where a signal asked for it; the position was saved."""
         if self.stop.wanted:
+            self._tell(self.saver.wait())
             raise Interrupted(self.stop.wanted, f"stopped and saved after step {position.step}; go on with --resume")
 
     def _stepped(self, learner: Learner, step: Step, position: Position, seconds: float, meter: PeakMeter) -> Position:
@@ -306,13 +341,17 @@ class Session:
         )
         return position
 
-    def _evaluated(self, learner: Learner, position: Position, caches: Caches) -> tuple[Position, bool, Seen | None]:
-        """The position after an evaluation, whether it is the best so far, and what was forgotten where that is asked."""
+    def _evaluated(
+        self, learner: Learner, position: Position, caches: Caches
+    ) -> tuple[Position, bool, Seen | None, Eight | None]:
+        """The position after an evaluation, whether it is the best so far, what was forgotten where that is asked, and the
+        eight pairs that a checkpoint of this step keeps, so that no save has to wait for them."""
         guard = self.prepared.guard
         started = time.perf_counter()
         try:
             found = measure(learner.clip, self.val, caches, healthy=True)
             seen = forgetting.look(guard, learner.clip, caches, self.starts) if guard else None
+            pairs = eight.of(learner.clip, self.eight, caches)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"step {position.step}: {error}; the last good checkpoint is {self._last_good()}. Lower train.lr, or use "
@@ -328,7 +367,7 @@ class Session:
             self.say(said)
         if guard and seen and not seen.within:
             self.say(f"step {position.step}: {seen.words}: more than evaluate.max_forgetting = {guard.limit:g} is lost")
-        return position, best, seen
+        return position, best, seen, pairs
 
     def _guarded(self, metrics: Metrics, seen: Seen | None) -> dict[str, Any]:
         """What an evaluation event says of the guard."""
@@ -349,6 +388,7 @@ class Session:
         return meter.peak_bytes + max(0, meter.baseline - self.prepared.imports_bytes)
 
     def _last_good(self) -> str:
+        self.saver.settle()
         return named(self.folder.checkpoints, LATEST) or "none yet"
 
 

@@ -302,6 +302,7 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
         learning_bytes=sum(one.numel() * one.element_size() for one in held.values()),
         imports_bytes=found.imports_bytes,
         text_share=text_share(learner, stage.batch),
+        saves=any(parse(one).value > 0 for one in (found.config.checkpoint.every, found.config.evaluate.every)),
     )
     return planning.make_plan(subject, found.config.memory, budget(found.device, found.config.memory.budget_gb).bytes)
 

@@ -27,7 +27,7 @@ from honeclip.training.prepared import Prepared
 from honeclip.training.stages import Stage
 from honeclip.training.validation import Score, measure
 
-WEIGHTS, CLIP, SCORES = "weights.safetensors", "clip.json", "scores.json"
+WEIGHTS, CLIP, SCORES, BEFORE = "weights.safetensors", "clip.json", "scores.json", "before.json"
 
 
 def learning(clip: Clip, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -86,6 +86,12 @@ def scores(
     out = measured(found, guard, optimizer, table)
     folders.write_json(folder / SCORES, {str(size_px): asdict(one) for size_px, one in out.items()})
     return out
+
+
+def forget_scores(folder: Path, before: Path) -> None:
+    """What the start got, on data that are no more: `folder` is RUN/start, `before` what it got on test."""
+    for file in (before, folder / BEFORE, folder / SCORES):
+        file.unlink(missing_ok=True)
 
 
 def measured(

@@ -17,6 +17,7 @@ from honeclip.errors import RunError
 from honeclip.model.clip import clip_json
 from honeclip.stepping.plan import Plan
 from honeclip.training import mining
+from honeclip.training.eight import Eight
 from honeclip.training.loop import Learner
 from honeclip.training.optimizer import load_state_tensors, state_tensors
 from honeclip.training.stages import Stage
@@ -51,7 +52,15 @@ class Position:
     forgot: bool = False
 
 
-def capture(learner: Learner, position: Position, events_offset: int, stage: Stage, phase: int) -> RunState:
+def capture(
+    learner: Learner,
+    position: Position,
+    events_offset: int,
+    stage: Stage,
+    phase: int,
+    data: str | None = None,
+    pairs: Eight | None = None,
+) -> RunState:
     """The run as tensors and JSON. The tensors are the live ones: write them before the next step.
 
     Args:
@@ -60,6 +69,8 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
         events_offset: bytes of events.jsonl that belong to it.
         stage: the one that the plan is for.
         phase: the first step from which the same towers learn as now.
+        data: see `same_data.fingerprint`.
+        pairs: embeddings by the model as it is now, where there are some.
     """
     clip = learner.clip
     weights = {name: value.detach() for name, value in clip.model.state_dict().items()}
@@ -73,6 +84,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
             "rng": rng.snapshot(),
             **({"mined": mining.to_tensors(learner.mined)} if learner.config.loss.mining else {}),
             **({} if learner.balance is None else {"balance": learner.balance.state_dict()}),
+            **({} if pairs is None else {"pairs": pairs.tensors}),
         },
         json={
             "clip": clip_json(clip),
@@ -90,6 +102,9 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
             "length": learner.config.train.length,
             "memory": learner.config.memory.model_dump(),
             "scaler": learner.scaler.state_dict(),
+            "device": clip.device.backend,
+            "data": data,
+            "pairs": None if pairs is None else pairs.about,
         },
         events_offset=events_offset,
     )
@@ -144,7 +159,14 @@ def stored_size(state: RunState) -> int:
     return int(state.json["clip"]["preprocess"]["size_px"])
 
 
-def stored_plan(state: RunState, stage: int, memory: Memory) -> Plan | None:
-    """The plan that the run had, where it was made for the stage that begins at that step and for the same wishes."""
+def stored_plan(state: RunState, stage: int, memory: Memory, backend: str) -> Plan | None:
+    """The plan that the run had, where it was made for the stage that begins at that step, for the same wishes and on the
+    same kind of device."""
     same = state.json["stage"] == stage and state.json["memory"] == memory.model_dump()
-    return Plan.from_json(state.json["plan"]) if same else None
+    return Plan.from_json(state.json["plan"]) if same and not moved(state, backend) else None
+
+
+def moved(state: RunState, backend: str) -> str:
+    """The kind of device that the checkpoint comes from, where it is another one; "" otherwise, or where it does not say."""
+    stored = state.json["device"]
+    return str(stored) if stored not in (None, backend) else ""

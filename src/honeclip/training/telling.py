@@ -7,11 +7,11 @@ is empty, or says again what stands there already, is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from honeclip.checkpoint.background import Saved
 from honeclip.data.findings import SAME_GROUP, SAME_PIXELS
 from honeclip.data.near import near_duplicates
 from honeclip.data.pairs import Pairs
@@ -106,12 +106,14 @@ def told_metrics(metrics: Any) -> Any:
     }
 
 
-def of_checkpoint(folder: Path, seconds: float) -> dict[str, Any]:
-    """The fields of a `checkpoint` event: how long the run waited for it, and how large it is."""
+def of_checkpoint(saved: Saved) -> dict[str, Any]:
+    """The fields of a `checkpoint` event: how long the steps waited for it, how long it was written, and how large it is."""
     return {
-        "name": folder.name,
-        "seconds": rounded(seconds),
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "name": saved.folder.name,
+        "seconds": rounded(saved.paused_s),
+        "writing_seconds": rounded(saved.writing_s),
+        "bytes": saved.bytes,
+        "best": saved.best,
     }
 
 
