@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import tiny_runs
 from safetensors.torch import load_file
 
 from honeclip.checkpoint.save import named
-from honeclip.errors import BadInput, ConfigError, RunError
+from honeclip.errors import BadInput, ConfigError, DataError, RunError
 from honeclip.monitoring import events
 from honeclip.training import folder as folders
 from honeclip.training import run as training
@@ -212,8 +213,8 @@ def test_a_relative_path_given_again_means_the_folder_at_hand(run, quick, data, 
     monkeypatch.chdir(data.parent)
     quick(out=run, resume=True, sets=[f"data.path={data.name}"])
     monkeypatch.chdir(data)
-    with pytest.raises(RunError, match="data.path: the run has"):
-        quick(out=run, resume=True, sets=[f"data.path={data.name}"])
+    with pytest.raises(DataError, match=re.escape(str(data / data.name))):
+        quick(out=run, resume=True, sets=[f"data.path={data.name}", "train.length=99"])
 
 
 @pytest.mark.parametrize("content", [None, "train = [", "[train]\nlenght = 5\n"])

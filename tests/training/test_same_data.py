@@ -33,7 +33,7 @@ def begun(vit, tmp_path_factory) -> Path:
 def place(begun, tmp_path) -> Path:
     """A copy of both, where the run names the copy's data."""
     here = copytree(begun, tmp_path / "place")
-    config = here / "run" / "run.toml"
+    config = here / "run" / "run.toml"  # where data lie may be said in the file; what they are is compared
     config.write_text(config.read_text().replace(str(begun), str(here)))
     return here
 
@@ -122,7 +122,8 @@ def test_forced_it_goes_on_with_these_and_compares_anew(place):
 
 
 def test_a_run_from_before_rows_were_kept_goes_on(place):
-    (place / "run" / "data.json").unlink()
+    for name in ("data.json", "run.json"):
+        (place / "run" / name).unlink()
     change(place, lambda rows: rows[:-5])
     assert fit(out=place / "run", resume=True, sets=["train.length=7"], **QUIET).steps == 7
     assert len(json.loads((place / "run" / "data.json").read_text())["file"]) == 35

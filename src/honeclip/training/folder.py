@@ -25,7 +25,8 @@ HASH = "sha256"
 """The key under which a JSON file beside the run has the hash of its other content."""
 
 MAY_CHANGE = ("train.length", "memory.", "notify.")
-"""Keys that a resumed run may be given anew; every other one would make it another run."""
+"""Keys that a resumed run may be given anew; every other one would make it another run. Where its rows are known (data.json),
+its data may lie elsewhere as well, as on another machine: `same_data` compares what they are."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,7 @@ def _stored(folder: RunFolder) -> tuple[dict[str, Any], str]:
     if kept is None:
         return stored, ""
     was = configs.load(values={name: table for name, table in kept.items() if name != "domain"})
-    changed = {key: pair for key, pair in configs.differences(was, config).items() if not key.startswith(MAY_CHANGE)}
+    changed = _matters(folder, was, config)
     if changed:
         lines = [f"{key}: the run has {was!r}, the file says {now!r}" for key, (was, now) in changed.items()]
         raise RunError(
@@ -337,7 +338,7 @@ def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[st
     # a run that is older than a section has none of it
     sections = {**stored, **given}
     new = absolute(configs.load(values={name: {**stored.get(name, {}), **given.get(name, {})} for name in sections}))
-    differing = {key: pair for key, pair in configs.differences(old, new).items() if not key.startswith(MAY_CHANGE)}
+    differing = _matters(folder, old, new)
     if differing:
         lines = [f"{key}: the run has {was!r}, this call says {now!r}" for key, (was, now) in differing.items()]
         raise RunError(
@@ -345,6 +346,12 @@ def _resumed(folder: RunFolder, values: dict[str, dict[str, Any]], sets: list[st
             "another run:\n" + "\n".join(lines)
         )
     return Found(folder, new, True, note)
+
+
+def _matters(folder: RunFolder, was: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """The differences between two configs that make another run."""
+    may = (*MAY_CHANGE, *(["data.path"] if folder.data_file.exists() else []))
+    return {key: pair for key, pair in configs.differences(was, now).items() if not key.startswith(may)}
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
