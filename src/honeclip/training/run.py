@@ -15,18 +15,21 @@ from typing import Any
 from honeclip.checkpoint import load as checkpoints
 from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
+from honeclip.device import world
 from honeclip.evaluation import wording
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import choice, planning, resolution, setup, stages, telling
+from honeclip.training import choice, planning, ranks, resolution, setup, stages, telling
 from honeclip.training import folder as folders
 from honeclip.training import start as starts
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
+from honeclip.training.following import follow
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner
 from honeclip.training.notified import finished, notified
 from honeclip.training.prepared import Prepared, Say, prepare
+from honeclip.training.ranks import Build, Ranks
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
 from honeclip.training.state import Position, restore, stored_size
@@ -87,6 +90,8 @@ def fit(
 ) -> Run:
     """`honeclip.fit`: fine-tunes a model on pairs and measures it before and after.
 
+    Under torchrun every process calls it; rank 0 leads and writes, and all return the same (docs/scale.md).
+
     Args:
         data: a manifest, or a folder with one named pairs.csv.
         out: the run folder.
@@ -104,18 +109,28 @@ def fit(
         BadInput: something given is wrong; no run was begun and none was changed.
         NonFiniteError: a loss or gradient became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the run was saved.
+        RanksError: under torchrun, another process is gone, or the run ended on rank 0.
     """
     values = folders.options(config, data, model, domain)
-    with Progress() as progress, stopping() as stop:
-        say = report or progress.say
-        found = folders.find(Path(out), values, list(sets), config_file, resume=resume, overwrite=overwrite)
-        done = _finished(found) if resume else None
-        if done is not None:
-            say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
-            return done
-        prepared = prepare(found.config, device, say, progress)
-        with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
-            return _run(found.folder, prepared, stop, say, progress)
+    with stopping() as stop, world.joined(device) as ours:
+        if not ours.leads:
+            followed: Run = follow(ours, device, stop)
+            return followed
+        among = Ranks(ours, stop)
+        with ranks.led(among) as told, Progress() as progress:
+            say = report or progress.say
+            found = folders.find(Path(out), values, list(sets), config_file, resume=resume, overwrite=overwrite)
+            done = _finished(found) if resume else None
+            if done is not None:
+                say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
+                told.append(done)
+                return done
+            prepared = prepare(found.config, device, say, progress)
+            among.begin(prepared.config, min(size for _, size in prepared.sizes), prepared.device)
+            with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
+                run = _run(found.folder, prepared, among, stop, say, progress)
+            told.append(run)
+            return run
 
 
 def _finished(found: Found) -> Run | None:
@@ -127,9 +142,9 @@ def _finished(found: Found) -> Run | None:
     return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
 
 
-def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: Progress) -> Run:
+def _run(folder: RunFolder, prepared: Prepared, among: Ranks, stop: Stop, say: Say, progress: Progress) -> Run:
     """The run itself, in a folder that is its own."""
-    prepared = choice.settled(prepared, folder.choice_file, say, progress)
+    prepared = replace(choice.settled(prepared, folder.choice_file, say, progress), ranks=among)
     config, clip = prepared.config, prepared.clip
     # 1. where it stands, and what the model got before its first step
     newest = checkpoints.latest_good(folder.checkpoints, say)
@@ -144,6 +159,7 @@ def _run(folder: RunFolder, prepared: Prepared, stop: Stop, say: Say, progress: 
     frozen = stages.frozen_towers(clip, config.model.freeze)
     known = Known(progress)
     known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
+    among.tell(Build(prepared.precision, prepared.resolutions, clip.preprocess.size_px))
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = length(prepared, learner, known, state)

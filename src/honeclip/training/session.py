@@ -98,7 +98,7 @@ class Session:
             if self._gives_up(position, stage):
                 break
             config = self.prepared.config
-            plan = stored_plan(state, stage.start, config.memory) if state else None
+            plan = stored_plan(state, stage.start, config.memory, self.prepared.ranks.world.size) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             # before the stage, for what is measured here is not part of a step's memory
             bound = matmul.flops_per_second(self.prepared.device, self.prepared.precision.name)

@@ -88,6 +88,7 @@ def capture(learner: Learner, position: Position, events_offset: int, stage: Sta
             "sizes": list(stage.resolution.starts) if stage.resolution else [],
             "phase": phase,
             "length": learner.config.train.length,
+            "processes": learner.ranks.world.size,
             "memory": learner.config.memory.model_dump(),
             "scaler": learner.scaler.state_dict(),
         },
@@ -144,7 +145,9 @@ def stored_size(state: RunState) -> int:
     return int(state.json["clip"]["preprocess"]["size_px"])
 
 
-def stored_plan(state: RunState, stage: int, memory: Memory) -> Plan | None:
-    """The plan that the run had, where it was made for the stage that begins at that step and for the same wishes."""
+def stored_plan(state: RunState, stage: int, memory: Memory, processes: int = 1) -> Plan | None:
+    """The plan that the run had, where it was made for the stage that begins at that step, for the same wishes and for as
+    many processes."""
     same = state.json["stage"] == stage and state.json["memory"] == memory.model_dump()
+    same &= state.json.get("processes", 1) == processes
     return Plan.from_json(state.json["plan"]) if same else None
