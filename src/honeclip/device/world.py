@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -60,6 +61,9 @@ class World:
 
 ALONE = World()
 
+_joined = count()
+"""How often the processes have met; the same in all of them."""
+
 
 def of_environment(environ: Mapping[str, str] = os.environ) -> World:
     """Who this process is, as torchrun says; `ALONE` where it says nothing.
@@ -104,8 +108,21 @@ def joined(device: str = "auto", environ: Mapping[str, str] = os.environ) -> Ite
                 f"torchrun with --nproc-per-node {cards}, or use --device cpu"
             )
         torch.cuda.set_device(found.local_rank)
+    if dist.is_initialized():
+        raise BadInput(
+            "torch.distributed is in use in this process already; honeclip joins its processes itself: call "
+            "torch.distributed.destroy_process_group() first"
+        )
     with _in_words("meeting the other processes"):
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", timeout=timedelta(seconds=STEP_S))
+        store, _, _ = next(dist.rendezvous("env://", found.rank, found.size, timeout=timedelta(seconds=STEP_S)))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cards else "gloo",
+            timeout=timedelta(seconds=STEP_S),
+            # torchrun's store still holds the addresses of a run before this one in the same processes
+            store=dist.PrefixStore(f"honeclip/{next(_joined)}", store),
+            rank=found.rank,
+            world_size=found.size,
+        )
     try:
         with _in_words("meeting the other processes"):
             group = dist.new_group(backend="gloo", timeout=timedelta(seconds=WAIT_S))

@@ -1,0 +1,109 @@
+"""Runs of several processes end as the run of one: losses, weights, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+import torch
+from safetensors.torch import load_file
+
+from honeclip.checkpoint.save import named
+from honeclip.monitoring import events
+from honeclip.training import finish
+from honeclip.training.run import fit
+
+LENGTH, RATE = 20, 1e-3
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "infonce": {},
+    "siglip": {"kind": "siglip"},
+    "labels": {"targets": "labels"},
+    "every part": {
+        "weights": {"siglip": 0.5, "images": [[0.0, 0.5], [1.0, 0.0]]},
+        "targets": "labels",
+        "balance": "uncertainty",
+        "hard_negatives": 0.5,
+        "tile": 4,
+    },
+    "soft": {"targets": "soft", "temperature": "auto"},
+    "mining": {"mining": 2, "label_smoothing": 0.1},
+    "scales": {"scales": [1.0, 0.5], "kind": "siglip"},
+}
+
+
+def case(data: Path, model: Path, out: Path, loss: dict[str, Any], **train: Any) -> dict[str, Any]:
+    """Twenty steps in float64 over batches of 15."""
+    train = {"length": LENGTH, "batch": 15, "precision": "fp64", "lr": RATE, **train}
+    config = tiny_runs.settings(train=train, loss=loss, evaluate={"every": 10}, checkpoint={"every": 10})
+    return {"data": str(data), "out": out, "model": str(model), "config": config}
+
+
+def steps(out: Path) -> list[dict[str, Any]]:
+    return [one for one in events.read(out / "events.jsonl") if one["event"] == "step"]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    checkpoints = out / "checkpoints"
+    return load_file(checkpoints / str(named(checkpoints, "LATEST")) / "weights.safetensors")
+
+
+def apart(one: Path, other: Path) -> tuple[float, float]:
+    """The largest difference of two runs' losses, and that of their weights as a share of what Adam can have moved one."""
+    losses = [[step["loss"] for step in steps(run)] for run in (one, other)]
+    assert len(losses[0]) == len(losses[1]) == LENGTH
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    moved = max(float((a[name] - b[name]).abs().max()) for name in a)
+    return max(abs(x - y) for x, y in zip(*losses, strict=True)), moved / (LENGTH * RATE)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The run of one process, in this one."""
+    monkeypatch.setattr(finish, "write", lambda *folder, **content: None)
+    return lambda given: fit(device="cpu", report=lambda text: None, **given)
+
+
+def compared(names, processes, data, model, tmp_path, alone, in_turn, **train) -> dict[str, tuple[float, float]]:
+    shared = [case(data, model, tmp_path / f"{name}, {processes}", LOSSES[name], **train) for name in names]
+    said = [json.loads(line) for line in in_turn(processes, shared).splitlines()]
+    assert sorted(one["rank"] for one in said) == sorted(list(range(processes)) * len(names))
+    found = {}
+    for name, given in zip(names, shared, strict=True):
+        run = alone({**given, "out": tmp_path / name})
+        every = [one for one in said if one["run"] == str(given["out"])]
+        assert len(every) == processes
+        assert all(one["steps"] == run.steps == LENGTH for one in every)
+        assert {json.dumps(one["after"]) for one in every} == {json.dumps(every[0]["after"])}
+        pairs = [step["pairs"] for step in steps(given["out"])]
+        assert pairs == [step["pairs"] for step in steps(run.folder)], "the batch is that of all processes"
+        found[name] = apart(tmp_path / name, given["out"])
+    return found
+
+
+def test_two_processes_end_as_one(surfaces, reader, tmp_path, alone, in_turn):
+    for name, (loss, weight) in compared(
+        ["infonce", "siglip", "labels", "every part"], 2, surfaces, reader, tmp_path, alone, in_turn
+    ).items():
+        assert loss <= 1e-9, name
+        assert weight <= 1e-6, name
+
+
+@pytest.mark.slow
+def test_four_processes_end_as_one(surfaces, reader, tmp_path, alone, in_turn):
+    for name, (loss, weight) in compared(list(LOSSES), 4, surfaces, reader, tmp_path, alone, in_turn).items():
+        assert loss <= 1e-9, name
+        assert weight <= 1e-6, name
+
+
+@pytest.mark.slow
+def test_in_float32_they_are_as_close_as_rounding_lets_them(stamps, reader, tmp_path, alone, in_turn):
+    for name, (loss, weight) in compared(
+        ["infonce", "siglip"], 2, stamps, reader, tmp_path, alone, in_turn, precision="fp32"
+    ).items():
+        assert loss <= 1e-4, name
+        assert weight <= 0.05, name
