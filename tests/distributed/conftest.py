@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,16 @@ def reader(surfaces, stamps, tmp_path_factory) -> Path:
         return tiny_runs.model_folder(tmp_path_factory.mktemp("reader") / "model", text, vit, unaligned=False)
 
 
-@pytest.fixture
-def torchrun(session_home) -> Callable[..., subprocess.Popen[str]]:
-    """torchrun(N, "-m", "honeclip", ...) starts N processes; they are ended with the test."""
+@pytest.fixture(scope="module")
+def started_torchrun(session_home) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """started_torchrun(N, "-m", "honeclip", ...) starts N processes; what still runs is ended with the module."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(processes: int, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
+    def start(processes: int, *arguments: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         command += ["--master-port", str(free_port()), *map(str, arguments)]
-        env = {**tiny_runs.environment(session_home), **environment}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        env = tiny_runs.environment(session_home)
         process = subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes)
         started.append(process)
         return process
@@ -96,13 +96,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def in_turn(torchrun, tmp_path) -> Callable[[int, Sequence[dict[str, Any]]], str]:
+def in_turn(started_torchrun, tmp_path) -> Callable[[int, Sequence[dict[str, Any]]], str]:
     """in_turn(N, cases): each case is what `honeclip.fit` is given, by N processes, which are started once for all."""
 
     def run(processes: int, cases: Sequence[dict[str, Any]]) -> str:
         file = tmp_path / "cases.json"
         file.write_text(json.dumps([{**case, "out": str(case["out"])} for case in cases]))
-        process = torchrun(processes, Path(__file__).with_name("fits_in_turn.py"), file)
+        process = started_torchrun(processes, Path(__file__).with_name("fits_in_turn.py"), file)
         said, errors = process.communicate(timeout=280)
         assert process.returncode == 0, errors
         return said
@@ -124,5 +124,3 @@ def children(process: subprocess.Popen[str]) -> dict[int, int]:
         if parent == process.pid:
             found |= {int(one[5:]): int(entry.name) for one in environment if one.startswith(b"RANK=")}
     return found
-
-
