@@ -1,25 +1,41 @@
 """Run by torchrun: one fit after the other, each as a JSON object says; rank 0 prints what each returned, the others nothing.
 
-`fits_in_turn.py CASES` with a list of what `honeclip.fit` is given.
+`fits_in_turn.py CASES` with a list of what `honeclip.fit` is given. With "signal": [number, rank, step] that rank sends itself
+a signal as it takes the rows of a 1-based step.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 
 from honeclip.device.world import of_environment
-from honeclip.training import finish
+from honeclip.training import finish, setup
 from honeclip.training.run import fit
+
+
+def signal_at(number: int, rank: int, step: int) -> None:
+    real = setup.loader.batches
+
+    def batches(*arguments, **options):
+        for batch in real(*arguments, **options):
+            if (of_environment().rank, batch.draw.step + 1) == (rank, step):
+                os.kill(os.getpid(), number)
+            yield batch
+
+    setup.loader.batches = batches
 
 
 def main(file: Path) -> None:
     torch.set_num_threads(1)
     finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
     for case in json.loads(file.read_text()):
+        if "signal" in case:
+            signal_at(*case.pop("signal"))
         run = fit(device="cpu", **case)
         # every process has what rank 0 returned
         print(json.dumps({"rank": of_environment().rank, **run.to_json()}), flush=True)
