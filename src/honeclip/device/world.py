@@ -114,12 +114,15 @@ def joined(device: str = "auto", environ: Mapping[str, str] = os.environ) -> Ite
             "torch.distributed.destroy_process_group() first"
         )
     with _in_words("meeting the other processes"):
-        store, _, _ = next(dist.rendezvous("env://", found.rank, found.size, timeout=timedelta(seconds=STEP_S)))
+        from torch._C._distributed_c10d import PrefixStore  # not there in a torch that was built without it
+        from torch.distributed.rendezvous import rendezvous
+
+        store, _, _ = next(rendezvous("env://", found.rank, found.size, timeout=timedelta(seconds=STEP_S)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cards else "gloo",
             timeout=timedelta(seconds=STEP_S),
             # torchrun's store still holds the addresses of a run before this one in the same processes
-            store=dist.PrefixStore(f"honeclip/{next(_joined)}", store),
+            store=PrefixStore(f"honeclip/{next(_joined)}", store),
             rank=found.rank,
             world_size=found.size,
         )

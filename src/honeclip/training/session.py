@@ -102,6 +102,7 @@ class Session:
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             # before the stage, for what is measured here is not part of a step's memory
             bound = matmul.flops_per_second(self.prepared.device, self.prepared.precision.name)
+            bound *= self.prepared.ranks.world.size
             learner = replace(learner, flops=setup.flops(self.prepared, learner, stage.batch), bound=bound)
             factor = stages.rate(table, config.train, position.total_steps, self.prepared.steps_per_epoch, self.seconds)
             learner = replace(learner, factor=_slower(factor, position.rewinds))
@@ -138,6 +139,7 @@ class Session:
             precision=found.precision.name,
             budget_bytes=self.budget_bytes,
             imports_bytes=found.imports_bytes if found.device.backend == "cpu" else 0,
+            **({"processes": found.ranks.world.size} if found.ranks.several else {}),
         )
 
     def caches(self) -> Caches:
