@@ -68,6 +68,13 @@ def reader(surfaces, stamps, tmp_path_factory) -> Path:
         return tiny_runs.model_folder(tmp_path_factory.mktemp("reader") / "model", text, vit, unaligned=False)
 
 
+@pytest.fixture(scope="session")
+def fresh_heads(tmp_path_factory) -> Path:
+    """A model with the parts of `starter`: its bodies stay frozen, and heads are made for their features."""
+    text = tiny_runs.text_files(tmp_path_factory.mktemp("text") / "files")
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("two") / "model", text, tiny_runs.TWO_TOWERS)
+
+
 @pytest.fixture(scope="module")
 def started_torchrun(session_home) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """started_torchrun(N, "-m", "honeclip", ...) starts N processes; what still runs is ended with the module."""
@@ -90,17 +97,19 @@ def started_torchrun(session_home) -> Iterator[Callable[..., subprocess.Popen[st
 
 
 @pytest.fixture
-def in_turn(started_torchrun, tmp_path) -> Callable[..., tuple[str, str]]:
-    """in_turn(N, cases): each case is what `honeclip.fit` is given, by N processes, which are started once for all; what they
-    said on standard output and standard error. `fails=True`: they must not come to the end."""
+def in_turn(started_torchrun, tmp_path) -> Callable[..., tuple[list[list[dict[str, Any]]], str]]:
+    """in_turn(N, cases): each case is what `honeclip.fit` is given, by N processes, which are started once for all. Gives what
+    each rank got returned of each case, and standard error. `fails=True`: they must not come to the end."""
 
-    def run(processes: int, cases: Sequence[dict[str, Any]], fails: bool = False) -> tuple[str, str]:
+    def run(processes: int, cases: Sequence[dict[str, Any]], fails: bool = False) -> tuple[list[Any], str]:
         file = tmp_path / "cases.json"
         file.write_text(json.dumps([{**case, "out": str(case["out"])} for case in cases]))
         process = started_torchrun(processes, Path(__file__).with_name("fits_in_turn.py"), file)
         said, errors = process.communicate(timeout=280)
         assert (process.returncode != 0) is fails, errors
-        return said, errors
+        assert said == ""
+        files = sorted(tmp_path.glob("returned-*.jsonl"))
+        return [[json.loads(line) for line in one.read_text().splitlines()] for one in files], errors
 
     return run
 

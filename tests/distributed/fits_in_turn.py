@@ -1,7 +1,8 @@
-"""Run by torchrun: one fit after the other, each as a JSON object says; rank 0 prints what each returned, the others nothing.
+"""Run by torchrun: one fit after the other, each as a JSON object says. Every rank writes what each returned into a file of
+its own beside the cases, for lines of several processes on one pipe can end up in one another.
 
 `fits_in_turn.py CASES` with a list of what `honeclip.fit` is given. With "signal": [number, rank, step] that rank sends itself
-a signal as it takes the rows of a 1-based step.
+a signal as it takes the rows of a 1-based step. With "no_dropout" fresh heads have none from there on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 from honeclip.device.world import of_environment
+from honeclip.model import heads
 from honeclip.training import finish, setup
 from honeclip.training.run import fit
 
@@ -34,11 +36,13 @@ def main(file: Path) -> None:
     torch.set_num_threads(1)
     finish.write = lambda *folder, **content: None  # the page is not compared, and drawing it is half of a tiny run
     for case in json.loads(file.read_text()):
+        if case.pop("no_dropout", False):
+            heads.DROPOUT.update(image=0.0, text=0.0)
         if "signal" in case:
             signal_at(*case.pop("signal"))
         run = fit(device="cpu", **case)
-        # every process has what rank 0 returned
-        print(json.dumps({"rank": of_environment().rank, **run.to_json()}), flush=True)
+        with file.with_name(f"returned-{of_environment().rank}.jsonl").open("a") as returned:
+            returned.write(json.dumps(run.to_json()) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from honeclip.checkpoint.save import named
+from honeclip.model import heads
 from honeclip.monitoring import events
 from honeclip.training import finish
 from honeclip.training.run import fit
@@ -71,15 +71,14 @@ def alone(monkeypatch):
 
 def compared(names, processes, data, model, tmp_path, alone, in_turn, **train) -> dict[str, tuple[float, float]]:
     shared = [case(data, model, tmp_path / f"{name}, {processes}", LOSSES[name], **train) for name in names]
-    said = [json.loads(line) for line in in_turn(processes, shared)[0].splitlines()]
-    assert sorted(one["rank"] for one in said) == sorted(list(range(processes)) * len(names))
+    returned, _ = in_turn(processes, shared)
+    assert len(returned) == processes
     found = {}
-    for name, given in zip(names, shared, strict=True):
+    for name, given, *every in zip(names, shared, *returned, strict=True):
         run = alone({**given, "out": tmp_path / name})
-        every = [one for one in said if one["run"] == str(given["out"])]
-        assert len(every) == processes
-        assert all(one["steps"] == run.steps == LENGTH for one in every)
-        assert {json.dumps(one["after"]) for one in every} == {json.dumps(every[0]["after"])}
+        assert run.steps == every[0]["steps"] == LENGTH
+        assert all(one == every[0] for one in every), "each process returns what rank 0 does"
+        assert every[0]["run"] == str(given["out"])
         pairs = [step["pairs"] for step in steps(given["out"])]
         assert pairs == [step["pairs"] for step in steps(run.folder)], "the batch is that of all processes"
         found[name] = apart(tmp_path / name, given["out"])
@@ -95,10 +94,14 @@ def test_two_processes_end_as_one(surfaces, reader, tmp_path, alone, in_turn):
 
 
 @pytest.mark.slow
-def test_four_processes_end_as_one(surfaces, reader, tmp_path, alone, in_turn):
-    for name, (loss, weight) in compared(list(LOSSES), 4, surfaces, reader, tmp_path, alone, in_turn).items():
-        assert loss <= 1e-9, name
-        assert weight <= 1e-6, name
+@pytest.mark.parametrize(
+    "names", [["infonce", "siglip", "labels", "every part"], ["mining", "scales", "soft"]], ids=", ".join
+)
+def test_four_processes_end_as_one(names, surfaces, reader, tmp_path, alone, in_turn):
+    for name, (loss, weight) in compared(names, 4, surfaces, reader, tmp_path, alone, in_turn).items():
+        # how alike captions are is computed in float32 in any case, and rows in another order round otherwise
+        assert loss <= (1e-5 if name == "soft" else 1e-9), name
+        assert weight <= (1e-2 if name == "soft" else 1e-6), name
 
 
 @pytest.mark.slow
@@ -108,6 +111,33 @@ def test_in_float32_they_are_as_close_as_rounding_lets_them(stamps, reader, tmp_
     ).items():
         assert loss <= 1e-4, name
         assert weight <= 0.05, name
+
+
+@pytest.mark.slow
+def test_so_do_runs_whose_batch_and_pictures_grow(surfaces, reader, tmp_path, alone, in_turn):
+    growing = case(surfaces, reader, tmp_path / "two", {}, batch=[[0.0, 7], [0.5, 15]])
+    growing["config"]["resolution"] = {"stages": [[0.0, 32], [0.4, 48]]}
+    # how long a step takes decides its length; all that can be asked is that it comes to its end
+    minutes = case(surfaces, reader, tmp_path / "minutes", {}, length="0.05 min")
+    in_turn(2, [growing, minutes])
+    assert (tmp_path / "minutes" / "model").is_dir()
+    alone({**growing, "out": tmp_path / "one"})
+    loss, weight = apart(tmp_path / "one", tmp_path / "two")
+    assert loss <= 1e-9
+    assert weight <= 1e-6
+
+
+@pytest.mark.slow
+def test_so_do_fresh_heads_over_frozen_bodies(surfaces, fresh_heads, tmp_path, alone, in_turn, monkeypatch):
+    """Without their dropout, which is drawn by the place of a row in its process."""
+    given = case(surfaces, fresh_heads, tmp_path / "two", {})
+    in_turn(2, [{**given, "no_dropout": True}])
+    for tower in heads.DROPOUT:
+        monkeypatch.setitem(heads.DROPOUT, tower, 0.0)
+    alone({**given, "out": tmp_path / "one"})
+    loss, weight = apart(tmp_path / "one", tmp_path / "two")
+    assert loss <= 1e-9
+    assert weight <= 1e-6
 
 
 @pytest.mark.slow
