@@ -10,6 +10,7 @@ HoneclipError                 exit 1: the work could not be done
 │   └── StepError             encoders, inputs or a loss that the exact step cannot compute exactly
 ├── NonFiniteError            a loss or a gradient became NaN or infinite
 ├── MemoryExhausted           no smaller piece of work is left to try
+├── RanksError                another process of a run on several is gone, or ended
 └── Interrupted               exit 128 + signal: stopped by SIGINT or SIGTERM after saving
 """
 
@@ -62,6 +63,10 @@ class NonFiniteError(HoneclipError):
 
 class MemoryExhausted(HoneclipError):
     """Out of memory with the smallest piece of work; the message says what would fit."""
+
+
+class RanksError(HoneclipError):
+    """Another process of a run on several is gone, says nothing for too long, or ended and why."""
 
 
 class Interrupted(HoneclipError):

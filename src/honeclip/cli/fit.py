@@ -44,10 +44,12 @@ def fit(
     """Fine-tune a model on image-text pairs, measure it before and after on held-out ones, and write a report.
 
     The loss sees the whole effective batch, whatever fits into memory at once. A killed run goes on with --resume.
+    torchrun --nproc-per-node N -m honeclip fit ... shares a batch out among N processes (docs/scale.md).
 
     Example: honeclip fit --data pairs.csv --out runs/a --set train.length="5 epochs"
     """
     from honeclip.cli.output import emit, show
+    from honeclip.device import world
     from honeclip.training.run import fit as work
 
     run = work(
@@ -62,6 +64,8 @@ def fit(
         overwrite=overwrite,
         force=force,
     )
+    if not world.of_environment().leads:
+        return
     if as_json:
         emit(run.to_json())
         return

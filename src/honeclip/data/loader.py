@@ -52,6 +52,9 @@ class Batch:
         caption_id: int64 (B,), equal where captions are equal.
         image_id: int64 (B,), equal where images are equal by content.
         lost: a sentence for each row that was left out.
+        everyone: where several processes share a batch, draw, identities and lost rows of all of them, in the order of their
+            ranks, without images and tokens; None where these are all rows.
+        counts: rows of each process, where there are several.
     """
 
     draw: Draw
@@ -60,6 +63,13 @@ class Batch:
     caption_id: Tensor
     image_id: Tensor
     lost: tuple[str, ...] = ()
+    everyone: Batch | None = None
+    counts: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> Batch:
+        """What the loss sees: the rows of all processes."""
+        return self.everyone or self
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:

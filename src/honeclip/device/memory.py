@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import psutil
 import torch
 
-from honeclip.device import cgroup, resident
+from honeclip.device import cgroup, resident, world
 from honeclip.device.facts import MPS_SHARE
 from honeclip.errors import ConfigError
 
@@ -64,9 +64,11 @@ def budget(device: Device, wanted_gb: float | Literal["auto"] | None = None) -> 
         # what this process holds already (weights, the cache) is its own to plan with
         return _share(CUDA_SHARE, found["available"] + found["held"], "of the card's free memory")
     limit = cgroup.limit_bytes()
+    many = world.of_environment().local_size
+    shared = f", shared by {many} processes" if many > 1 else ""
     if limit is not None and limit < found["total"]:
-        return _share(CPU_SHARE, limit, "of the cgroup's limit")
-    return _share(CPU_SHARE, found["total"], "of the machine's memory")
+        return _share(CPU_SHARE / many, limit, f"of the cgroup's limit{shared}")
+    return _share(CPU_SHARE / many, found["total"], f"of the machine's memory{shared}")
 
 
 def _share(share: float, of: int, words: str) -> Budget:

@@ -32,6 +32,7 @@ from honeclip.training import optimizer as optimizers
 from honeclip.training.aims import Aims
 from honeclip.training.feeds import ImageFeed, TextFeed
 from honeclip.training.objective import Balance, objective, set_scale, settle_scale
+from honeclip.training.ranks import Ranks
 
 NORM = "the gradient norm"
 
@@ -99,6 +100,7 @@ class Learner:
     steps: int = 1
     more: tuple[ImageFeed | TextFeed, ...] = ()
     mined: Mined = field(default_factory=Mined)
+    ranks: Ranks = field(default_factory=Ranks)
     flops: float = 0.0
     bound: float = 0.0
 
@@ -149,7 +151,7 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
         with clip.device.lock:
             norm, norms, skipped = _update(learner, parts, step, last_good)
             optimizer.zero_grad(set_to_none=True)
-            settle_scale(clip, learner.config.loss, batch, learner.aims, result.parts)
+            settle_scale(clip, learner.config.loss, batch.whole, learner.aims, result.parts)
         updated = time.perf_counter()
         swap, before = memory.swap(), swap
         if not change:
@@ -162,7 +164,7 @@ def train(learner: Learner, batches: Iterator[Batch], last_good: Callable[[], st
             grad_norm=norm,
             lr=lr,
             lost=batch.lost,
-            pairs=len(batch.draw.indices),
+            pairs=len(batch.whole.draw.indices),
             plan=pilot.plan,
             change=change,
             skipped=skipped,
@@ -226,14 +228,13 @@ def exact_step(learner: Learner, batch: Batch) -> StepResult:
                 micro_batch=plan.micro_batch[0],
                 scale_loss=scaler.scale if scaler.is_enabled() else None,
             )
-        return cached_step(
-            feeds,
-            [feed.inputs(batch) for feed in feeds],
-            objective(learner.clip, batch, loss, learner.aims, learner.balance, share),
-            micro_batch=plan.micro_batch,
-            keep=plan.keep,
-            scale_loss=scaler.scale if scaler.is_enabled() else None,
-        )
+        inputs = [feed.inputs(batch) for feed in feeds]
+        of_all = objective(learner.clip, batch.whole, loss, learner.aims, learner.balance, share)
+        scale_loss = scaler.scale if scaler.is_enabled() else None
+        if learner.ranks.several:
+            of_loss = list((learner.balance or {}).values())
+            return learner.ranks.step(learner.clip, feeds, inputs, batch, of_all, plan, of_loss, scale_loss=scale_loss)
+        return cached_step(feeds, inputs, of_all, micro_batch=plan.micro_batch, keep=plan.keep, scale_loss=scale_loss)
 
 
 def _update(
@@ -260,9 +261,10 @@ def _update(
     return norm, norms, skipped
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of one step's dropout: a pure function, so that a resumed run needs no generator state to go on."""
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of one step's dropout: a pure function, so that a resumed run needs no generator state to go on. Each process
+    of a run has its own, or rows of different processes would lose the same units."""
+    digest = hashlib.sha256((f"{seed}/{step}/{rank}" if rank else f"{seed}/{step}").encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 

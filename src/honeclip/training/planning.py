@@ -61,7 +61,8 @@ class Subject:
         clip: model, in training mode, with what learns requiring gradients.
         feeds: one a tower, image first: `forward` is the way from inputs to embeddings.
         inputs: a few samples of each tower, those that need most (the longest captions), texts cut to what they need.
-        batch: the effective batch in pairs.
+        batch: the pairs of this process: the effective batch, or its part of one.
+        loss_batch: the effective batch where it is larger, of whose embeddings the loss is.
         text_share: see `TowerCost.share`, of the text tower.
         input_bytes: of the whole batch, waiting on the host.
         precision: of the towers, by name.
@@ -82,6 +83,7 @@ class Subject:
     imports_bytes: int | None = None
     text_share: float = 1.0
     saves: bool = False
+    loss_batch: int = 0
 
     def around(self) -> AbstractContextManager[None]:
         """Context of a step: autocast."""
@@ -276,7 +278,7 @@ def _measure(subject: Subject, levers: Levers) -> list[TowerCost]:
 
 def _loss_bytes(subject: Subject) -> int:
     """Embeddings as they come and as one tensor, their gradients, and the tiles of the loss's backward."""
-    size, element = subject.batch, subject.clip.logit_scale.element_size()
+    size, element = subject.loss_batch or subject.batch, subject.clip.logit_scale.element_size()
     tile = tiles.rows(size, "auto", element) * size * element
     return len(subject.feeds) * 3 * size * subject.clip.embed_dim * element + 4 * tile
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from honeclip.config import Config
 from honeclip.data import pairs
@@ -27,6 +27,7 @@ from honeclip.training import guard as guards
 from honeclip.training import objective, planning, resolution, stages
 from honeclip.training.asked import Asked
 from honeclip.training.guard import Guard
+from honeclip.training.ranks import Ranks
 
 Say = Callable[[str], None]
 
@@ -53,6 +54,7 @@ class Prepared:
         since: when a length in minutes began to count, in seconds of `time.perf_counter`; None where it counts the steps
             alone.
         guard: what must not be forgotten; None where nothing is named.
+        ranks: this process among those of the run.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Prepared:
     before_seconds: float = 0.0
     since: float | None = None
     guard: Guard | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     def asked(self, split: str) -> Asked:
         """What the model is measured on, for val and test."""

@@ -18,19 +18,22 @@ from honeclip.checkpoint.lock import locked
 from honeclip.checkpoint.save import RunState, tidy
 from honeclip.data import reading
 from honeclip.data.reading import Waiting
+from honeclip.device import world
 from honeclip.errors import RunError
 from honeclip.evaluation import wording
 from honeclip.monitoring.events import EventLog
 from honeclip.monitoring.terminal import Progress
-from honeclip.training import choice, planning, resolution, same_data, setup, stages, telling
+from honeclip.training import choice, planning, ranks, resolution, same_data, setup, stages, telling
 from honeclip.training import folder as folders
 from honeclip.training import start as starts
 from honeclip.training.finish import finish
 from honeclip.training.folder import Found, RunFolder
+from honeclip.training.following import follow
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, Mined
 from honeclip.training.notified import finished, notified
 from honeclip.training.prepared import Prepared, Say, prepare
+from honeclip.training.ranks import Build, Ranks
 from honeclip.training.same_data import Change
 from honeclip.training.session import Session
 from honeclip.training.signals import Stop, stopping
@@ -93,6 +96,8 @@ def fit(
 ) -> Run:
     """`honeclip.fit`: fine-tunes a model on pairs and measures it before and after.
 
+    Under torchrun every process calls it; rank 0 leads and writes, and all return the same (docs/scale.md).
+
     Args:
         data: a manifest, or a folder with one named pairs.csv.
         out: the run folder.
@@ -111,27 +116,43 @@ def fit(
         BadInput: something given is wrong; no run was begun and none was changed.
         NonFiniteError: a loss or gradient became NaN or infinite.
         Interrupted: SIGINT or SIGTERM; the run was saved.
+        RanksError: under torchrun, another process is gone, or the run ended on rank 0.
     """
     values = folders.options(config, data, model, domain)
-    with Progress() as progress, stopping() as stop:
-        say = report or progress.say
-        found = folders.find(Path(out), values, list(sets), config_file, resume=resume, overwrite=overwrite)
+    with stopping() as stop, world.joined(device) as ours:
+        if not ours.leads:
+            followed: Run = follow(ours, device, stop)
+            return followed
+        among = Ranks(ours, stop)
+        with ranks.led(among) as told, Progress() as progress:
+            say = report or progress.say
+            found = folders.find(Path(out), values, list(sets), config_file, resume=resume, overwrite=overwrite)
+            run = _led(found, among, device, stop, say, progress, resume=resume, force=force)
+            told.append(run)
+            return run
+
+
+def _led(
+    found: Found, among: Ranks, device: str, stop: Stop, say: Say, progress: Progress, *, resume: bool, force: bool
+) -> Run:
+    """The run on rank 0, which is all of it where there is one process."""
+    if found.note:
+        say(found.note)
+    done = _finished(found, say) if resume else None
+    if done is not None:
         if found.note:
-            say(found.note)
-        done = _finished(found, say) if resume else None
-        if done is not None:
-            if found.note:
-                with folders.on_disk(found.folder), locked(found.folder.path):
-                    folders.write_settings(found)
-            say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
-            return done
-        if force and not resume:
-            raise RunError("--force goes on although the data changed: give it with --resume")
-        with reading.waits(Waiting(say, stop.ask)), folders.on_disk(found.folder):
-            prepared = prepare(found.config, device, say, progress)
-            change = same_data.check(found, prepared.everything, force=force)
-            with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
-                return _run(found.folder, prepared, change, stop, say, progress)
+            with folders.on_disk(found.folder), locked(found.folder.path):
+                folders.write_settings(found)
+        say(f"{found.folder.path} is finished: {done.steps} steps; a larger train.length would go on")
+        return done
+    if force and not resume:
+        raise RunError("--force goes on although the data changed: give it with --resume")
+    with reading.waits(Waiting(say, stop.ask)), folders.on_disk(found.folder):
+        prepared = prepare(found.config, device, say, progress)
+        change = same_data.check(found, prepared.everything, force=force)
+        among.begin(prepared.config, min(size for _, size in prepared.sizes), prepared.device)
+        with locked(found.folder.path), folders.claimed(found), notified(found.folder, found.config, say):
+            return _run(found.folder, prepared, change, among, stop, say, progress)
 
 
 def _finished(found: Found, say: Say) -> Run | None:
@@ -146,12 +167,14 @@ def _finished(found: Found, say: Say) -> Run | None:
     return Run(found.folder.path, *(run[key] for key in list(Run.__dataclass_fields__)[1:]))
 
 
-def _run(folder: RunFolder, prepared: Prepared, change: Change, stop: Stop, say: Say, progress: Progress) -> Run:
+def _run(
+    folder: RunFolder, prepared: Prepared, change: Change, among: Ranks, stop: Stop, say: Say, progress: Progress
+) -> Run:
     """The run itself, in a folder that is its own."""
     if change:
         say(f"going on with other data: {'; '.join(change.words)}")
         starts.forget_scores(folder.start, folder.before_file)
-    prepared = choice.settled(prepared, folder.choice_file, say, progress)
+    prepared = replace(choice.settled(prepared, folder.choice_file, say, progress), ranks=among)
     config, clip = prepared.config, prepared.clip
     # 1. where it stands, and what the model got before its first step
     newest = checkpoints.latest_good(folder.checkpoints, say)
@@ -166,6 +189,7 @@ def _run(folder: RunFolder, prepared: Prepared, change: Change, stop: Stop, say:
     frozen = stages.frozen_towers(clip, config.model.freeze)
     known = Known(progress)
     known.of(prepared, stages.ever_frozen(clip, config.model.freeze))
+    among.tell(Build(prepared.precision, prepared.resolutions, clip.preprocess.size_px))
     learner = setup.build(prepared, frozen, known)
     # 3. how long, in which stages
     total, seconds = length(prepared, learner, known, state)

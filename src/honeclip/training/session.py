@@ -103,11 +103,12 @@ class Session:
             if self._gives_up(position, stage):
                 break
             config = self.prepared.config
-            backend = learner.clip.device.backend
-            plan = stored_plan(state, stage.start, config.memory, backend) if state else None
+            backend, processes = learner.clip.device.backend, self.prepared.ranks.world.size
+            plan = stored_plan(state, stage.start, config.memory, backend, processes) if state else None
             learner = setup.enter(self.prepared, learner, stage, self.known, plan)
             # before the stage, for what is measured here is not part of a step's memory
             bound = matmul.flops_per_second(self.prepared.device, self.prepared.precision.name)
+            bound *= self.prepared.ranks.world.size
             learner = replace(learner, flops=setup.flops(self.prepared, learner, stage.batch), bound=bound)
             factor = stages.rate(table, config.train, position.total_steps, self.prepared.steps_per_epoch, self.seconds)
             learner = replace(learner, factor=_slower(factor, position.rewinds))
@@ -150,6 +151,7 @@ class Session:
             precision=found.precision.name,
             budget_bytes=self.budget_bytes,
             imports_bytes=found.imports_bytes if found.device.backend == "cpu" else 0,
+            **({"processes": found.ranks.world.size} if found.ranks.several else {}),
         )
 
     def caches(self) -> Caches:

@@ -32,7 +32,7 @@ from honeclip.stepping.cost import ROWS
 from honeclip.stepping.flops import of_sample
 from honeclip.stepping.plan import NO_PLAN, Levers, Plan
 from honeclip.training import folder as folders
-from honeclip.training import frozen, objective, optimizer, planning, resolution, stages
+from honeclip.training import frozen, objective, optimizer, planning, ranks, resolution, stages
 from honeclip.training.aims import aims as training_aims
 from honeclip.training.asked import Asked
 from honeclip.training.feeds import Features, ImageFeed, TextFeed
@@ -112,6 +112,7 @@ def build(found: Prepared, freeze: frozenset[str], known: Known) -> Learner:
         aims=aims,
         balance=balance,
         more=frozen.further_feeds(clip, config.loss, aims, dtype),
+        ranks=found.ranks,
     )
 
 
@@ -125,6 +126,7 @@ def enter(found: Prepared, learner: Learner, stage: Stage, known: Known, plan: P
         known: where features of bodies that are frozen in it are kept.
         plan: the stored one of a resumed run; None makes one from counted bytes.
     """
+    found.ranks.tell(ranks.Enter(stage))
     clip = learner.clip
     if stage.resolution is not None:
         resolution.enter(clip, learner.optimizer, stage.resolution, found.config.train.weight_decay, found.origin)
@@ -177,7 +179,8 @@ def table(
 def batches(
     found: Prepared, learner: Learner, stage: Stage, start: int, neighbours: NDArray[np.int64] | None = None
 ) -> Iterator[Batch]:
-    """The batches of a stage from a 0-based step on; near misses (rows, k) come into one batch."""
+    """The batches of a stage from a 0-based step on, this process's rows of each; near misses (rows, k) come into one batch."""
+    found.ranks.tell(ranks.Feed(stage, start, neighbours))
     config = found.config
     pixels = learner.image_feed.features_NF is None
     draws = order(
@@ -193,16 +196,17 @@ def batches(
     )
     if learner.lengths is not None and learner.text_feed.features_NF is None:
         draws = by_length(draws, learner.lengths)
-    return loader.batches(
+    own = loader.batches(
         found.train,
         found.clip.preprocess,
-        islice(draws, stage.stop - start),
+        islice(found.ranks.own(draws), stage.stop - start),
         rules=found.domain.augment if pixels else None,
         with_images=pixels,
         with_tokens=learner.text_feed.features_NF is None,
         samples=learner.text_feed.samples,
         workers=workers(found) if pixels else 0,
     )
+    return found.ranks.shared(own, found.train)
 
 
 def workers(found: Prepared) -> int:
@@ -288,20 +292,22 @@ def _plan(found: Prepared, learner: Learner, stage: Stage) -> Plan:
     clip = learner.clip
     feeds = learner.feeds
     inputs = _inputs(found, learner)
+    own = found.ranks.rows(stage.batch)
     held = {id(one): one for group in learner.optimizer.param_groups for one in group["params"]}
     clip.model.train()
     subject = Subject(
         clip=clip,
         feeds=feeds,
         inputs=inputs,
-        batch=stage.batch,
+        batch=own,
+        loss_batch=stage.batch,
         # the next batch is made while this one is still there
-        input_bytes=sum(2 * stage.batch * one[0].numel() * one.element_size() for one in inputs),
+        input_bytes=sum(2 * own * one[0].numel() * one.element_size() for one in inputs),
         precision=found.precision.name,
         device=found.device,
         learning_bytes=sum(one.numel() * one.element_size() for one in held.values()),
         imports_bytes=found.imports_bytes,
-        text_share=text_share(learner, stage.batch),
+        text_share=text_share(learner, own),
         saves=any(parse(one).value > 0 for one in (found.config.checkpoint.every, found.config.evaluate.every)),
     )
     return planning.make_plan(subject, found.config.memory, budget(found.device, found.config.memory.budget_gb).bytes)

@@ -100,6 +100,7 @@ def capture(
             "sizes": list(stage.resolution.starts) if stage.resolution else [],
             "phase": phase,
             "length": learner.config.train.length,
+            "processes": learner.ranks.world.size,
             "memory": learner.config.memory.model_dump(),
             "scaler": learner.scaler.state_dict(),
             "device": clip.device.backend,
@@ -159,10 +160,11 @@ def stored_size(state: RunState) -> int:
     return int(state.json["clip"]["preprocess"]["size_px"])
 
 
-def stored_plan(state: RunState, stage: int, memory: Memory, backend: str) -> Plan | None:
-    """The plan that the run had, where it was made for the stage that begins at that step, for the same wishes and on the
-    same kind of device."""
+def stored_plan(state: RunState, stage: int, memory: Memory, backend: str, processes: int = 1) -> Plan | None:
+    """The plan that the run had, where it was made for the stage that begins at that step, for the same wishes, on the same
+    kind of device and for as many processes."""
     same = state.json["stage"] == stage and state.json["memory"] == memory.model_dump()
+    same &= state.json.get("processes", 1) == processes
     return Plan.from_json(state.json["plan"]) if same and not moved(state, backend) else None
 
 
