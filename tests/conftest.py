@@ -12,7 +12,9 @@ from hypothesis import settings
 from programs import needed
 
 # A developer's run draws new examples each time and so finds new faults; CI judges a commit, by the same examples always.
-settings.register_profile("judge", derandomize=True)
+# Neither times an example: machines are busy.
+settings.register_profile("judge", derandomize=True, deadline=None)
+settings.register_profile("default", deadline=None)
 if "HONECLIP_REQUIRE_ALL" in os.environ:
     settings.load_profile("judge")
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run one process to a core, so each computes on one

@@ -54,6 +54,7 @@ def test_what_fits_nowhere_says_what_would(command, tiny):
     assert "--memory = 0.01 is too little: the smallest plan" in one["reason"]
 
 
+@pytest.mark.slow
 def test_with_data_it_says_how_long_a_run_takes(command, tiny, shapes):
     code, printed, _ = command("plan", "--model", tiny, "--data", shapes, "--memory", "4", "--json")
     found = json.loads(printed)
@@ -73,6 +74,7 @@ def test_in_words_and_as_a_picture(command, tiny, tmp_path):
     assert "://" not in page
 
 
+@pytest.mark.slow
 def test_models_to_start_from(command):
     code, printed, _ = command("plan", "--memory", "4", "--memory", "16", "--json")
     models = json.loads(printed)["models"]
@@ -119,6 +121,7 @@ def test_what_cannot_be_benched_is_bad_input(arguments, command, tiny):
     assert (code, "Traceback" in said) == (2, False)
 
 
+@pytest.mark.slow
 def test_with_data_it_says_what_size_the_images_are_worth(command, tiny, shapes):
     given = ("plan", "--model", tiny, "--data", shapes, "--memory", "4", "--length", "1 min")
     code, printed, _ = command(*given, "--json")

@@ -29,6 +29,7 @@ def test_json_is_the_only_thing_on_standard_output(command, options, tmp_path):
     assert (tmp_path / "tune" / "study.db").is_file()
 
 
+@pytest.mark.slow
 def test_for_people_it_says_what_the_best_was_worth(command, options, tmp_path):
     code, printed, said = command(
         "tune", *options, *sets("train.lr=0.02", "train.length=6"), "--trials", "7", "--pruner", "none"

@@ -130,6 +130,7 @@ def test_nothing_to_embed(model, tmp_path, lines):
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_each_row_is_there_exactly_once(made, model, tmp_path, session_home):
     data, folder = made
     whole = embed_to_parts(model, data, tmp_path / "whole", part_rows=4)

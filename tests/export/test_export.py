@@ -98,6 +98,7 @@ def test_transformers_alone_gives_the_models_embeddings(folders, data, tmp_path)
     assert_the_models_own(alone(code, tmp_path, pixels), clip, pixels, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_card_of_an_export_to_transformers_runs_as_it_stands(data, tmp_path):
     """With OpenAI's tokenizer, of which open_clip has no files, and with a picture through transformers' own processor."""
     clip = honeclip.load(TWO_TRANSFORMERS, "cpu")
@@ -124,7 +125,8 @@ def test_onnxruntime_alone_gives_the_models_embeddings_for_any_batch(name, folde
     assert one["image"].shape == one["text"].shape == (1, clip.embed_dim)
 
 
-@pytest.mark.parametrize("precision", tiny_runs.tiers(["fp16", "int8"], "fp16"))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_smaller_onnx_is_smaller_and_its_cost_is_measured(precision, folders, data, tmp_path):
     clip = honeclip.load(folders["vit"], "cpu")
     whole = exports.export(clip, "onnx", tmp_path / "whole")
@@ -148,6 +150,7 @@ def test_smaller_onnx_is_smaller_and_its_cost_is_measured(precision, folders, da
     assert made.cost["image_to_text"]["model"] == own["image_to_text"]["R@10"]
 
 
+@pytest.mark.slow
 def test_open_clip_alone_reads_the_export_whose_text_tower_is_one_of_transformers(folders, data, tmp_path):
     clip = honeclip.load(folders["two"], "cpu")
     made = exports.export(clip, "open_clip", tmp_path / "oc")

@@ -55,6 +55,7 @@ def digest(seed):
 """
 
 
+@pytest.mark.slow
 def test_random_weights_are_the_same_in_every_process_and_leave_the_generator_alone():
     command = [sys.executable, "-c", HASH + "print(digest(1))"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:

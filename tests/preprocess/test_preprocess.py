@@ -264,6 +264,7 @@ sys.stdout.buffer.write(preprocess.image(pathlib.Path(sys.argv[1])).numpy().toby
 """
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_pixels(files, tmp_path, simple):
     """As a process that was spawned to decode: it gets the object pickled, without the tokenizer, and nothing else."""
     whole = Preprocess(24, resize="longest", fill=255, tokenizer=simple)

@@ -24,7 +24,7 @@ def abuse(monkeypatch):
 
 
 def test_good_answers_stay_right_among_bad_requests(serve, offline, abuse):
-    server = serve(body_s=1.0, queue_requests=6, stuck_s=20)
+    server = serve(body_s=5.0, queue_requests=6, stuck_s=20)
     files = material.jpegs(None, 4)
     asked = abuse.Asked(clients.image_bodies(files), np.asarray(offline.encode_image(files)))
     seen = abuse.Seen()

@@ -26,7 +26,9 @@ def test_a_line_names_tests_that_are_there(line):
 def test_nothing_in_the_source_unpickles():
     for file in (ROOT / "src").rglob("*.py"):
         source = file.read_text(encoding="utf-8")
-        assert not re.search(r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)\b", source, re.MULTILINE), file
+        assert not re.search(
+            r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)\b(?! import UnpicklingError$)", source, re.MULTILINE
+        ), file
         assert "trust_remote_code=True" not in source, file
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":

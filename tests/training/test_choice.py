@@ -159,6 +159,7 @@ def test_too_few_pairs_for_a_probe_are_said(quick, data):
     assert all(one["mrr"] is None for one in chosen(run.folder)["sizes"])
 
 
+@pytest.mark.slow
 def test_a_length_in_minutes_leaves_room_for_what_is_not_a_step(quick, data, monkeypatch):
     run = quick(data=data, resolution={"stages": "auto"}, train={"length": "0.05 min"}, evaluate={"every": 0})
     found = chosen(run.folder)

@@ -235,7 +235,7 @@ def test_over_several_sizes_each_is_measured_against_the_start_at_it(known, rena
     given = settings(known, 1, resolution=sizes, train={"lr": 1e-7})
     quick(data=renamed, model=knowing, out=out, page=True, **given)
     stored = json.loads((out / "start" / "scores.json").read_text())
-    assert stored.keys() == {"32", "48"}
+    assert stored.keys() == {"32", "48", "sha256"}
     seen = evaluations(out)
     assert [(one["step"], one["size_px"]) for one in seen] == [(0, 32), (2, 32), (4, 48), (6, 48)]
     assert [one["forgetting"] for one in seen] == pytest.approx([0] * 4, abs=0.05), "it learned next to nothing"

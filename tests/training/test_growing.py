@@ -79,7 +79,7 @@ def test_the_batch_grows_at_its_share_and_the_rate_with_its_root(finished):
     assert [one["micro_batch"] for one in seen] == [8] * 4 + [16] * 4
     assert [one["kept"] for one in seen] == [1] * 8
     rates = [one["lr"] for one in seen]
-    assert rates == pytest.approx([1e-3] * 4 + [1e-3 * math.sqrt(2)] * 4, rel=1e-12)
+    assert rates == pytest.approx([1e-3] * 4 + [1e-3 * math.sqrt(2)] * 4, rel=1e-7)  # as told: eight digits
     # a loss near that of chance says how many pairs were told apart
     assert [one["loss"] for one in seen[:1]] == pytest.approx([math.log(8)], abs=0.7)
     assert seen[4]["loss"] > seen[3]["loss"]
@@ -193,6 +193,7 @@ def test_warm_up_and_decay_go_on_over_a_change_of_the_batch(clips):
             assert grown(step) == pytest.approx(plain(step) * (math.sqrt(2) if step >= change else 1))
 
 
+@pytest.mark.slow
 def test_a_run_with_heads_first_and_growth_goes_through_all_its_stages(quick, two_towers, tmp_path):
     grown = {**TRAIN, "length": 10, "batch": [[0.0, 8], [0.4, 12], [0.9, 16]]}
     given = {**SETTINGS, "train": grown, "model": two_towers, "sets": ["model.freeze=none"]}

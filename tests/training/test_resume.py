@@ -67,7 +67,7 @@ def deaths(name, data, vit, two_towers, knowing, known, renamed, session_home, t
 
 
 @pytest.mark.timeout(900)  # it waits for all runs that are killed
-@pytest.mark.parametrize("name", tiny_runs.tiers(CASES, "two_towers"))
+@pytest.mark.parametrize("name", tiny_runs.tiers(CASES))
 def test_killed_at_any_moment_and_resumed_it_is_the_run_that_was_never_killed(name, deaths):
     whole, places = deaths["whole"], CASES[name][1]
     if "back" in places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -77,6 +78,7 @@ def test_a_full_disk_ends_a_run_that_has_stepped_on(data, vit, session_home, tmp
             print("ended:", error.exit_code, error)
     """
     env = tiny_runs.environment(session_home)
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(tiny_runs.__file__).parent), env.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", textwrap.dedent(code), data, tmp_path / "run", vit]
     done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

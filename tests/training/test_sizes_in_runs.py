@@ -117,6 +117,7 @@ def test_the_model_that_is_handed_over_has_the_last_size_also_for_open_clip_alon
     assert stored["before"]["size_px"] == stored["after"]["size_px"] == 64
 
 
+@pytest.mark.slow
 def test_open_clip_would_rebuild_the_old_size_from_a_name_that_it_knows(quick, data, tmp_path):
     """Whoever names the architecture gets the size of its built-in config, and the table is silently resized to it; the
     folder, which says the effective size, gives the model that was trained."""
@@ -223,6 +224,7 @@ def test_without_a_score_at_the_last_size_the_last_step_is_handed_over(quick):
     assert image_size(out) == 64
 
 
+@pytest.mark.slow
 def test_a_size_begins_when_the_score_does_not_rise_any_more(quick, tmp_path):
     stages = [[0, 32], {"at": "plateau", "size": 48, "plateau": 2}, {"at": "plateau", "size": 64, "plateau": 1}]
     given = {**SETTINGS, "resolution": {"stages": stages}, "evaluate": {"every": 1}}
@@ -259,7 +261,7 @@ def test_killed_in_any_stage_it_is_the_run_that_was_never_killed(step, finished,
     assert told(out) == told(finished)
 
 
-@pytest.mark.parametrize("moments", ["resized", "reset"])
+@pytest.mark.parametrize("moments", tiny_runs.tiers(["resized", "reset"]))
 def test_so_it_is_with_rows_that_ask_for_more(moments, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(resolution, "MOMENTS", moments)
     stages = [
@@ -322,6 +324,7 @@ def test_a_frozen_table_is_at_the_end_what_it_would_be_without_stages(quick, vit
     assert found[0].equal(found[1])
 
 
+@pytest.mark.slow
 def test_heads_first_and_sizes_go_together(quick, two_towers, tmp_path):
     stages = [[0.0, 32], [0.5, 48], [0.9, 64]]
     given = {**SETTINGS, "model": two_towers, "resolution": {"stages": stages}, "sets": ["model.freeze=none"]}
@@ -340,6 +343,7 @@ def test_heads_first_and_sizes_go_together(quick, two_towers, tmp_path):
         assert files(out) == files(whole), step
 
 
+@pytest.mark.slow
 def test_smaller_scales_of_the_loss_follow_the_size(quick, two_towers, monkeypatch, tmp_path):
     sides = []
     real = loop.exact_step

@@ -126,6 +126,7 @@ def test_two_processes_share_one_storage(data, vit, tmp_path):
         assert configs.load(tmp_path / folder / "best.toml").model.source == str(vit)
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_and_a_study_that_has_them_only_reports(study):
     first = study(trials=2)
     second = study(trials=4)
@@ -169,6 +170,7 @@ def test_without_a_val_split_there_is_nothing_to_compare_by(study, tmp_path):
         study(data=folder, trials=1)
 
 
+@pytest.mark.slow
 def test_a_weak_trial_ends_early(study, tmp_path):
     """Against the median of the trials before it, which here somebody else has made and which are hard to match."""
     first = study("train.length=6", trials=1, pruner="median")
@@ -197,6 +199,7 @@ def test_the_best_and_the_given_meet_on_the_test_split(study):
     assert at(both["difference"]) == pytest.approx(at(both["tuned"]) - at(both["given"]), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_trials_are_compared_by_what_the_domain_selects_by(study, tmp_path):
     """1 / median rank alone: each score is the mean of two of them, whatever R@k and the labels say."""
     field = tmp_path / "field.toml"
@@ -234,6 +237,7 @@ def test_a_new_best_and_the_end_of_a_study_are_told_once_and_not_of_each_trial(s
         assert http.rest() == []
 
 
+@pytest.mark.slow
 def test_a_study_keeps_no_address_of_those_who_are_told(study, tmp_path):
     secret = "t0psecret"
     urls = f"notify.urls=['json://127.0.0.1:1/{secret}', 'env:SOMEBODY']"
