@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -84,12 +86,31 @@ def test_folders_that_are_no_runs_are_named_with_exit_2(tmp_path):
         (tmp_path / "empty").mkdir()
         open_runs([tmp_path / "good", tmp_path / "missing", tmp_path / "empty"])
     assert "good" not in str(error.value)
-    command = [sys.executable, "-m", "honeclip", "watch", str(tmp_path / "missing")]
+    command = [sys.executable, "-m", "honeclip", "watch", str(tmp_path / "missing"), "--wait", "0"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=tiny_runs.environment(tmp_path / "home"), timeout=120
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: no run folder: {tmp_path / 'missing'}.")
+
+
+def test_a_run_that_fit_has_not_begun_yet_is_waited_for(tmp_path, session_home):
+    run = tmp_path / "runs" / "w"
+    command = [sys.executable, "-m", "honeclip", "watch", str(run), "--port", "0"]
+    env = tiny_runs.environment(session_home)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            assert process.stderr.readline() == f"not there yet: {run}; waiting up to 120 s for fit\n"
+            run.mkdir(parents=True)
+            (run / "run.toml").touch()
+            (run / "events.jsonl").touch()
+            assert process.stderr.readline() == f"watching {run}\n"
+            (address,) = re.findall(r"^open (http://\S+)$", process.stderr.readline())
+            with urlopen(address, timeout=60) as page:
+                assert page.status == 200
+        finally:
+            process.terminate()
+        assert process.wait(60) == 143
 
 
 def test_watching_needs_no_torch():

@@ -16,6 +16,10 @@ def watch(
     port: Annotated[
         int, typer.Option("--port", help="Port; where it is in use the next free one.", metavar="P", min=0, max=65535)
     ] = 8118,
+    wait: Annotated[
+        float,
+        typer.Option("--wait", help="Seconds to wait for a folder that is not there yet.", metavar="S", min=0),
+    ] = 120,
 ) -> None:
     """Watch runs in the browser, while they train and afterwards: curves, memory, pictures, what looks sick.
 
@@ -26,4 +30,4 @@ def watch(
     from honeclip.monitoring.watch import watch as serve
     from honeclip.preprocess import images
 
-    raise typer.Exit(serve(runs, host, port, images.decode))
+    raise typer.Exit(serve(runs, host, port, images.decode, wait))

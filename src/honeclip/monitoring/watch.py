@@ -7,6 +7,7 @@ import logging
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,15 +20,18 @@ from honeclip.errors import BadInput
 from honeclip.hosts import is_loopback, socket_at
 from honeclip.monitoring import dashboard
 from honeclip.monitoring.access import PARAMETER, Access
-from honeclip.monitoring.watched import open_runs
+from honeclip.monitoring.watched import is_run, open_runs
 
 PORTS = 100
 """Ports that are tried, from the one that was asked for."""
 
 BACKLOG = 128
 
+LOOK_S = 0.5
+"""Between two looks for a folder that is not there yet."""
 
-def watch(runs: Sequence[Path], host: str, port: int, decode: Callable[[Path], Image.Image]) -> int:
+
+def watch(runs: Sequence[Path], host: str, port: int, decode: Callable[[Path], Image.Image], wait_s: float = 0) -> int:
     """Serves the dashboard of these runs until a signal.
 
     Args:
@@ -35,6 +39,7 @@ def watch(runs: Sequence[Path], host: str, port: int, decode: Callable[[Path], I
         host: address to listen at. For one that others can reach a token is made up, without which nothing is answered.
         port: to listen at; the next free one where it is taken, any where it is 0.
         decode: how an image file becomes a picture.
+        wait_s: how long a folder that is not there yet is waited for: `fit` makes it when it has looked at all images.
 
     Returns:
         The exit code: 128 and the number of the signal.
@@ -42,6 +47,7 @@ def watch(runs: Sequence[Path], host: str, port: int, decode: Callable[[Path], I
     Raises:
         BadInput: no run folders, or an address that is not one of this machine.
     """
+    _wait(runs, wait_s)
     watched = open_runs(runs)
     listening = bound(host, port)
     try:
@@ -69,6 +75,21 @@ def watch(runs: Sequence[Path], host: str, port: int, decode: Callable[[Path], I
         return 128 + server.stopped_by
     finally:
         listening.close()
+
+
+def _wait(runs: Sequence[Path], seconds: float) -> None:
+    """Until every folder that is not there at all holds a run; a folder that is there and holds none is not waited for."""
+    missing = [path for path in runs if not path.exists()]
+    if not missing or not seconds:
+        return
+    print(
+        f"not there yet: {', '.join(map(str, missing))}; waiting up to {seconds:g} s for fit",
+        file=sys.stderr,
+        flush=True,
+    )
+    until = time.monotonic() + seconds
+    while not all(is_run(path) for path in missing) and time.monotonic() < until:
+        time.sleep(LOOK_S)
 
 
 def bound(host: str, port: int) -> socket.socket:
