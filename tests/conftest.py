@@ -26,6 +26,17 @@ os.environ["HONECLIP_OFFLINE_TESTS"] = "1"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For many small operations: on a busy machine the threads of each would wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def session_home(tmp_path_factory) -> Path:
     """One home for the whole session, so that features and inspections of the real data are computed once."""

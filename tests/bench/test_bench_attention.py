@@ -24,13 +24,7 @@ BATCH, HEADS, DIM, TOKENS = 3, 2, 32, 20 * 20 + 1
 SCORES = BATCH * HEADS * TOKENS**2 * 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small operations: on a busy machine the threads of each would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)

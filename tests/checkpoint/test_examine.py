@@ -37,7 +37,7 @@ def folder(tmp_path) -> Path:
 def sealed(checkpoint: Path) -> None:
     """Honest hashes for whatever lies in the folder now."""
     files = [path for path in checkpoint.iterdir() if path.name not in (manifest.MANIFEST, manifest.SEAL)]
-    manifest.seal(checkpoint, {path.name: manifest._sha256(path) for path in files})
+    manifest.seal(checkpoint, {path.name: manifest.sha256(path) for path in files})
     assert manifest.verify(checkpoint) == []
 
 

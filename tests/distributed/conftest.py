@@ -15,18 +15,14 @@ from typing import Any
 
 import pytest
 import tiny_runs
-import torch
 
 ROWS = {"train": 46, "val": 12, "test": 14}
 """Rows of each split: 46 in batches of 15 cross the ends of epochs, and two or four processes have unequal parts of 15."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Of every test here."""
 
 
 @pytest.fixture(scope="session")

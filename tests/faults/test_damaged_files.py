@@ -33,6 +33,18 @@ def compared(out: Path, file: str) -> dict[str, object]:
     return {key: one for key, one in bits(out).items() if key not in lost}
 
 
+def ends_as(whole, warm, out, file):
+    """The run goes on, after what it says to do where its settings were changed, and ends with the bits of the whole one."""
+    done = warm.start("fit", "--resume", "--out", out).done()
+    if done.code == 2:
+        assert "Delete that file, and --resume goes on" in done.failed_in_words(2)
+        assert file == "run.toml"
+        (out / file).unlink()
+        done = warm.start("fit", "--resume", "--out", out).done()
+    assert done.code == 0, done.err
+    assert compared(out, file) == compared(whole, file)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
     "file",
@@ -54,14 +66,7 @@ def test_a_stopped_run_with_a_damaged_file_ends_with_the_same_bits(file, fault, 
     last = (out / "checkpoints" / "LATEST").read_text().strip()
     damage(out / file.replace("LAST", last) if "LAST/" in file else out / file, fault)
     assert "Traceback" not in warm.start("check", out).done().err
-    done = warm.start("fit", "--resume", "--out", out).done()
-    if done.code == 2:
-        assert "Delete that file, and --resume goes on" in done.failed_in_words(2)
-        assert file == "run.toml"
-        (out / file).unlink()
-        done = warm.start("fit", "--resume", "--out", out).done()
-    assert done.code == 0, done.err
-    assert compared(out, file) == compared(whole, file)
+    ends_as(whole, warm, out, file)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -89,14 +94,7 @@ def test_a_finished_run_with_a_damaged_file_is_found_and_written_again(file, fau
     if file.split("/")[0] in ("model", "report") or (file == "result.json" and fault != "gone"):
         assert file in checked.failed_in_words(2)
         assert "--resume writes it again" in checked.err
-    done = warm.start("fit", "--resume", "--out", out).done()
-    if done.code == 2:
-        assert "Delete that file, and --resume goes on" in done.failed_in_words(2)
-        assert file == "run.toml"
-        (out / file).unlink()
-        done = warm.start("fit", "--resume", "--out", out).done()
-    assert done.code == 0, done.err
-    assert compared(out, file) == compared(whole, file)
+    ends_as(whole, warm, out, file)
     if file != "events.jsonl":
         assert warm.start("check", out).done().code == 0
 

@@ -23,13 +23,7 @@ SLICES = (1, 3, 6, 13, 40)
 """Over 3 x 2 heads of 13 queries: three pieces of one head with an uneven tail, a head, a sample, all, more than all."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small operations: on a busy machine the threads of each would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain(q, k, v, mask=None, is_causal=False, scale=None):

@@ -22,13 +22,7 @@ BLOCKS = {"vit": 2 + 2, "custom": 2 + 2, "resnet": 4 + 2, "siglip": 9 + 2, "effi
 ROWS = 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small operations: on a busy machine the threads of each would wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=[*BLOCKS, "transformers"])

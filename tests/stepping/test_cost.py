@@ -21,12 +21,7 @@ DTYPES = (torch.float64, torch.float32)
 NAMES = ("perceptron", "transformer", "vocabulary")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tower(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:

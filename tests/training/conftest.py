@@ -9,21 +9,17 @@ from typing import Any
 
 import pytest
 import tiny_runs
-import torch
 
 from honeclip.training import finish
 from honeclip.training.run import Run, fit
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
+def _one_thread(one_thread):
     """And what was imported is not looked at again by every run's garbage collection, which is longer than its steps."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     gc.freeze()
     yield
     gc.unfreeze()
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

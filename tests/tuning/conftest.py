@@ -8,17 +8,13 @@ from typing import Any
 
 import pytest
 import tiny_runs
-import torch
 
 from honeclip.tuning.study import Result, tune
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Of every test here."""
 
 
 @pytest.fixture(scope="session")

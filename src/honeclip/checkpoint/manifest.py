@@ -38,7 +38,7 @@ def verify(folder: Path) -> list[str]:
     if missing:
         return [f"{name} is missing" for name in missing]
     try:
-        if (folder / SEAL).read_bytes() != f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n".encode():
+        if (folder / SEAL).read_bytes() != f"{sha256(folder / MANIFEST)}  {MANIFEST}\n".encode():
             return [f"{MANIFEST} is not what {SEAL} says: one of the two was changed or damaged"]
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -62,12 +62,13 @@ def _file_fault(file: Path, expected: str) -> str:
     if not file.is_file():
         return f"{file.name} is missing"
     try:
-        found = _sha256(file)
+        found = sha256(file)
     except OSError as error:
         return f"{file.name} cannot be read: {error}"
     return "" if found == expected else f"{file.name} was changed or damaged: its SHA-256 is not the one in {MANIFEST}"
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a file, in hex."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

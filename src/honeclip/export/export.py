@@ -121,13 +121,12 @@ def export(
     try:
         aside.mkdir(parents=True)
         notes = layout.write(clip, aside, chosen)
-        if clip.preprocess.tokenizer is not None and to in ("onnx", "coreml"):
-            clip.preprocess.tokenizer.save_for_transformers(aside)
         if to in ("onnx", "coreml"):
+            if clip.preprocess.tokenizer is not None:
+                clip.preprocess.tokenizer.save_for_transformers(aside)
             content = json.dumps(to_huggingface.processor(clip)[0], indent=2)
             (aside / huggingface.PREPROCESSOR).write_text(content + "\n", encoding="utf-8")
-        found, said = _compared(clip, aside, to, layout, chosen)
-        cost = costs.measured(clip, layout.opened(clip, aside), data, split, domain) if data and found else None
+        found, cost, said = _compared(clip, aside, to, layout, chosen, data, split, domain)
         notes = [*notes, *said]
         made = Exported(out, {}, found, cost, tuple(notes))
         (aside / FACTS).write_text(json.dumps(_facts(clip, to, chosen, made), indent=2) + "\n", encoding="utf-8")
@@ -161,8 +160,7 @@ def check(
         raise BadInput(f"{out} holds no export: {FACTS}: {error}") from None
     if kind != to:
         raise BadInput(f"{out} holds an export to {kind}, not to {to}")
-    found, said = _compared(clip, out, to, layout, precision)
-    cost = costs.measured(clip, layout.opened(clip, out), data, split, domain) if data and found else None
+    found, cost, said = _compared(clip, out, to, layout, precision, data, split, domain)
     return Exported(out, _sizes(out), found, cost, (*notes, *(one for one in said if one not in notes)))
 
 
@@ -189,23 +187,24 @@ def _free(out: Path) -> None:
 
 
 def _compared(
-    clip: Clip, folder: Path, to: str, layout: Layout, precision: str
-) -> tuple[dict[str, Difference] | None, list[str]]:
-    """How far the embeddings lie apart, None where this machine cannot say, and what is to be said of it."""
+    clip: Clip, folder: Path, to: str, layout: Layout, precision: str, data: str, split: str, domain: str | None
+) -> tuple[dict[str, Difference] | None, dict[str, Any] | None, list[str]]:
+    """How far the embeddings lie apart and what that costs on data, None where this machine cannot say or nobody asks, and
+    what is to be said of it."""
     try:
-        found = differences(clip, layout.opened(clip, folder))
+        other = layout.opened(clip, folder)
     except to_coreml.NotHere as error:
-        return None, [str(error)]
-    allowed = layout.tolerance.get(precision)
-    if allowed is None:
-        return found, [f"{precision} has no bound of its own: --data says what it costs in R@10"]
+        return None, None, [str(error)]
+    found, allowed = differences(clip, other), layout.tolerance.get(precision)
     for name, one in found.items():
-        if not one.largest <= allowed:
+        if allowed is not None and not one.largest <= allowed:
             raise HoneclipError(
                 f"the {name} embeddings of {layout.library} differ from the model's by {one.largest:.2g}, and {allowed:g} is "
                 f"allowed in {precision}: this model cannot be exported to {to} rightly"
             )
-    return found, []
+    cost = costs.measured(clip, other, data, split, domain) if data else None
+    said = [f"{precision} has no bound of its own: --data says what it costs in R@10"] if allowed is None else []
+    return found, cost, said
 
 
 def _facts(clip: Clip, to: str, precision: str, made: Exported) -> dict[str, Any]:

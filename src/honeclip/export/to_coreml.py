@@ -6,12 +6,7 @@ coremltools converts on any system and runs on a Mac only. Elsewhere the program
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +16,7 @@ from torch import Tensor
 
 from honeclip.errors import BadInput, HoneclipError, ModelError
 from honeclip.export.encoders import Encoder, Encoders, modules, probes
+from honeclip.export.quiet import quietly
 from honeclip.model.clip import Clip, measuring
 
 LIBRARY = "coremltools"
@@ -49,7 +45,7 @@ def write(clip: Clip, folder: Path, precision: str) -> list[str]:
         BadInput: coremltools is not installed.
         ModelError: it has no conversion for a tower.
     """
-    with _quietly():
+    with quietly():
         tools = _tools()
         for name, module, example in zip((IMAGE, TEXT), modules(clip), probes(clip, rows=1), strict=True):
             try:
@@ -82,7 +78,7 @@ def opened(clip: Clip, folder: Path) -> Encoders:
             "Core ML runs on a Mac only, so the embeddings were not compared; there: honeclip export MODEL --to coreml "
             f"--out {folder.name} --check"
         )
-    with _quietly():
+    with quietly():
         tools = _tools()
         image, text = (tools.models.MLModel(str(folder / name)) for name in (IMAGE, TEXT))
 
@@ -135,16 +131,3 @@ def _tools() -> Any:
     except ImportError:
         raise BadInput("--to coreml needs coremltools: pip install 'honeclip[coreml]'") from None
     return coremltools
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without progress bars, and without coremltools' words on versions that it has not been tried with."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

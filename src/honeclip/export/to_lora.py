@@ -23,7 +23,7 @@ from honeclip.errors import BadInput, ModelError
 from honeclip.export.encoders import Encoders, of_model
 from honeclip.model import adapt, build
 from honeclip.model import folder as model_folder
-from honeclip.model.clip import Clip, place
+from honeclip.model.clip import Clip, copied
 from honeclip.model.load import RUN_CHECKPOINTS, STATE, load
 
 LIBRARY = "safetensors"
@@ -96,11 +96,9 @@ def write(clip: Clip, folder: Path, precision: str) -> list[str]:
 def opened(clip: Clip, folder: Path) -> Encoders:
     """What the base and the folder make together."""
     run, _ = _checkpoint(Path(clip.source))
-    together = merged(_base(clip, run), folder)
-    model = build.build(clip.config, None if not _needs_files(clip) else _text_files(clip, folder))
-    build.fill(model, together, str(folder))
-    copy = place(model, clip.preprocess, clip.config, clip.base, source=str(folder), device=clip.device)
-    return of_model(copy)
+    other = copied(clip)
+    build.fill(other.model, merged(_base(clip, run), folder), str(folder))
+    return of_model(other)
 
 
 def merged(base: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
@@ -164,13 +162,3 @@ def _base(clip: Clip, run: Path) -> dict[str, Tensor]:
             f"the base of {clip.source} cannot be loaded, and what changed cannot be told: {error}"
         ) from None
     return state
-
-
-def _needs_files(clip: Clip) -> bool:
-    return bool(clip.config["text_cfg"].get("hf_model_name"))
-
-
-def _text_files(clip: Clip, folder: Path) -> Path:
-    for name, text in build.text_files(clip.model, clip.preprocess.tokenizer).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder

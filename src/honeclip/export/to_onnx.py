@@ -7,10 +7,6 @@ float32), and `quantize_dynamic` (weights of products int8, by channel; activati
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from torch import Tensor
 
 from honeclip.errors import BadInput, ModelError
 from honeclip.export.encoders import Encoder, Encoders, modules, probes
+from honeclip.export.quiet import quietly
 from honeclip.model.clip import Clip, measuring
 
 LIBRARY = "onnxruntime"
@@ -64,7 +61,7 @@ def write(clip: Clip, folder: Path, precision: str) -> list[str]:
         _export(clip, module, example, whole)
         if precision != "fp32":
             made = whole.with_name(f"{precision}-{name}")
-            with _quietly():
+            with quietly():
                 (_halved if precision == "fp16" else _quantised)(whole, made)
             _remove(whole)
             made.rename(whole)
@@ -96,7 +93,7 @@ def example(clip: Clip) -> str:
 def _export(clip: Clip, module: Encoder, example: Tensor, path: Path) -> None:
     large = sum(one.numel() * one.element_size() for one in module.parameters()) > ONE_FILE_BYTES
     try:
-        with _quietly(), measuring(clip):
+        with quietly(), measuring(clip):
             torch.onnx.export(
                 module,
                 (example,),
@@ -158,20 +155,3 @@ def _remove(path: Path) -> None:
     path.unlink()
     with contextlib.suppress(FileNotFoundError):
         path.with_name(f"{path.name}.data").unlink()
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what exporters print and warn of on their way: what counts is compared afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

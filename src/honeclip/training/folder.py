@@ -17,6 +17,7 @@ import tomli_w
 
 from honeclip import config as configs
 from honeclip.checkpoint.lock import LOCK
+from honeclip.checkpoint.manifest import sha256
 from honeclip.config import Config
 from honeclip.errors import BadInput, ConfigError, HoneclipError, RunError
 from honeclip.training import settings
@@ -380,12 +381,7 @@ def hashes(folder: RunFolder) -> dict[str, str]:
     to be edited."""
     found = sorted(path for part in (folder.model, folder.report) for path in part.rglob("*") if path.is_file())
     found = [path for path in found if path != folder.model / "README.md" and path.name != ".DS_Store"]
-    return {path.relative_to(folder.path).as_posix(): _sha256(path) for path in found}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return {path.relative_to(folder.path).as_posix(): sha256(path) for path in found}
 
 
 def damaged(folder: RunFolder, written: Mapping[str, str]) -> list[str]:
