@@ -45,6 +45,7 @@ def test_killed_at_any_line_latest_names_a_whole_checkpoint(tmp_path):
     assert all(one["left_behind"] == ["step-000002"] for one in found), "the next save clears up"
 
 
+@pytest.mark.slow
 def test_killed_while_replacing_a_checkpoint_of_the_same_step_one_of_the_two_is_found(tmp_path):
     found = deaths(tmp_path, "moments", 1)
     assert len(found) > 100

@@ -85,10 +85,9 @@ def compared(names, processes, data, model, tmp_path, alone, in_turn, **train) -
     return found
 
 
-def test_two_processes_end_as_one(surfaces, reader, tmp_path, alone, in_turn):
-    for name, (loss, weight) in compared(
-        ["infonce", "siglip", "labels"], 2, surfaces, reader, tmp_path, alone, in_turn
-    ).items():
+@pytest.mark.parametrize("names", ["labels", pytest.param("infonce siglip", marks=pytest.mark.slow)])
+def test_two_processes_end_as_one(names, surfaces, reader, tmp_path, alone, in_turn):
+    for name, (loss, weight) in compared(names.split(), 2, surfaces, reader, tmp_path, alone, in_turn).items():
         assert loss <= 1e-9, name
         assert weight <= 1e-6, name
 

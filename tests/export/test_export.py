@@ -212,6 +212,7 @@ def adapted(tmp_path_factory, data, folders) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_adapters_alone_and_the_base_make_the_model(adapted, folders, data, tmp_path):
     clip = honeclip.load(adapted, "cpu")
     made = exports.export(clip, "lora", tmp_path / "lora")

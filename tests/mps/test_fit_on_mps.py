@@ -94,7 +94,6 @@ HALF_ON_CPU = {"fp32": "fp32", "auto": "fp16"}
     ("name", "freeze", "precision"),
     tiers(
         [(*towers, precision) for towers in (("vit", "auto"), ("two_towers", "none")) for precision in HALF_ON_CPU],
-        ("vit", "auto", "fp32"),
         ("two_towers", "none", "auto"),
     ),
 )

@@ -244,6 +244,7 @@ print(json.dumps({"free": free, "limited": run("limited"), "room": room}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on the address space is Linux's")
+@pytest.mark.slow
 def test_under_a_real_limit_a_run_ends_with_the_losses_that_it_has_without(tmp_path, session_home):
     """In a process of its own that may have half of what the planned step needs."""
     env = {**tiny_runs.environment(session_home), "MALLOC_ARENA_MAX": "1"}

@@ -211,6 +211,7 @@ def test_trials_are_compared_by_what_the_domain_selects_by(study, tmp_path):
     assert as_always.study.trials[0].intermediate_values != found.study.trials[0].intermediate_values
 
 
+@pytest.mark.slow
 def test_a_new_best_and_the_end_of_a_study_are_told_once_and_not_of_each_trial(study, tmp_path):
     with receivers.http() as http:
         sets = (f"notify.urls=['json://{http.address}/hook']", "notify.when=['first', 'best', 'failed', 'done']")
