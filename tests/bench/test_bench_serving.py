@@ -16,6 +16,8 @@ from honeclip.bench import clients, material, server_process, slo
 from honeclip.errors import BadInput, HoneclipError
 from honeclip.preprocess import images
 
+DOCS = Path(__file__).parents[2] / "docs"
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -33,9 +35,22 @@ def environment(session_home, monkeypatch):
 def test_a_server_under_load_and_a_limit_that_it_misses(model, environment, tmp_path, capfd):
     limits = tmp_path / "slo.toml"
     limits.write_text(
-        '[at_most]\n"images.equal_computed" = 1\n"texts.clients.4.errors" = 0\n[at_least]\n"images.cached_ratio" = 1e9\n'
+        '[at_most]\n"images.equal_computed" = 1\n"texts.clients.4.errors" = 0\n"soak.images.errors" = 0\n[at_least]\n"images.cached_ratio" = 1e9\n'
     )
-    words = ["--model", str(model), "--clients", "1,4", "--seconds", "0.5", "--rounds", "1", "--device", "cpu"]
+    words = [
+        "--model",
+        str(model),
+        "--clients",
+        "1,4",
+        "--seconds",
+        "0.5",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--soak",
+        "20",
+    ]
     code = __main__._run(["bench", "serving", *words, "--slo", str(limits), "--json"])
     out, err = capfd.readouterr()
     found = json.loads(out)
@@ -43,6 +58,7 @@ def test_a_server_under_load_and_a_limit_that_it_misses(model, environment, tmp_
     assert [(one["figure"], one["passed"]) for one in found["slo"]["checks"]] == [
         ("images.equal_computed", True),
         ("texts.clients.4.errors", True),
+        ("soak.images.errors", True),
         ("images.cached_ratio", False),
     ]
     assert "MISSED: images.cached_ratio" in err
@@ -55,8 +71,23 @@ def test_a_server_under_load_and_a_limit_that_it_misses(model, environment, tmp_
             assert 0 < load["p50_ms"] <= load["p95_ms"] <= load["p99_ms"]
         assert one["best_per_second"] == max(load["per_second"] for load in one["clients"].values())
         assert one["saturation_clients"] in (1, 4)
+        assert [*one["steps"]] == ["25_percent", "50_percent", "80_percent", "100_percent", "150_percent"]
+        assert all(step["errors"] == 0 for step in (*one["steps"].values(), one["spike"]))
+        soaked = found["soak"][side]
+        assert soaked["errors"] == 0
+        assert 0 < soaked["p50_ms"] <= soaked["p99_ms"]
+        assert (
+            soaked["p99_ms_per_hour"]["low"] <= soaked["p99_ms_per_hour"]["value"] <= soaked["p99_ms_per_hour"]["high"]
+        )
         assert one["ratio_to_bound"] == one["ratio_to_bound_rounds"][0] > 0
         assert one["cached_ratio"] == pytest.approx(one["one_client_p50_ms"] / one["cached_p50_ms"])
+    example = tmp_path / "example.toml"
+    example.write_text((DOCS / "slo.example.toml").read_text().replace('# "soak.', '"soak.'))
+    judged = slo.judged(found, slo.read(example), example)  # would name a figure that there is not
+    assert len(judged["checks"]) >= 12
+    memory = found["soak"]["memory_mb"]
+    assert 0 < memory["first"] <= memory["most"]
+    assert found["soak"]["cache_mb"] > 0
     stages = found["cold_start"]
     assert {"model", "warm-up"} <= set(stages)
     assert stages["seconds"] > stages["model"] + stages["warm-up"]

@@ -103,7 +103,7 @@ def at_once(url: str, body: bytes, clients: int) -> list[int]:
     """Status of so many equal requests that are sent at the same time."""
 
     async def all_of_them() -> list[int]:
-        async with _clients(url, clients) as each:
+        async with connections(url, clients) as each:
             answers = await asyncio.gather(*(one.post(PATH, content=body, headers=HEADERS) for one in each))
             return [answer.status_code for answer in answers]
 
@@ -129,7 +129,7 @@ async def _load(url: str, bodies: Iterator[bytes], clients: int, seconds: float,
             elif not over():
                 done.append((time.perf_counter(), time.perf_counter() - asked))
 
-    async with _clients(url, clients) as each:
+    async with connections(url, clients) as each:
         began = time.perf_counter()
         await asyncio.gather(*(one(client) for client in each))
     # Answers come in bursts, a batch each. Over whole turns of all clients both ends lie at the same place in a burst
@@ -143,7 +143,7 @@ async def _load(url: str, bodies: Iterator[bytes], clients: int, seconds: float,
 
 
 @contextlib.asynccontextmanager
-async def _clients(url: str, count: int) -> AsyncIterator[list[Any]]:
+async def connections(url: str, count: int) -> AsyncIterator[list[Any]]:
     """Clients with a connection each. One client with many looks at all of its connections for every request, which for
     32 of them took more of the machine than the server did."""
     import httpx  # here, for `honeclip --help` needs none of it

@@ -25,10 +25,12 @@ class Running:
     Attributes:
         url: where.
         seconds: from the start of its process to the first answer that it is ready.
+        process: its id.
     """
 
     url: str
     seconds: float
+    process: int
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a sample of /metrics; 0 where there is none."""
@@ -75,7 +77,7 @@ def _started(model: str, device: str, precision: str) -> Iterator[Running]:
         url = _address(process, said)
         rest.start()
         _wait(url, process, said)
-        yield Running(url, time.perf_counter() - began)
+        yield Running(url, time.perf_counter() - began, process.pid)
         process.send_signal(signal.SIGTERM)
         code = process.wait(ENDS_WITHIN_S)
         if code:

@@ -9,7 +9,9 @@
     images.one_client_ratio     p50 of one client / (decoding + forward of one image, measured here)
     images.cached_ratio         p50 of one client with new images / with one that it asked for before
     images.equal_computed       items that the model computed for so many equal requests at once as there were clients
+    images.steps, images.spike  open-loop load up to and over that (`endurance`)
     texts                       the same of texts
+    soak                        both at once for a long time, where one is asked for (`endurance`)
 
 Clients, files and bodies are in this process, which has the model for the bound too; it computes nothing while clients ask.
 """
@@ -22,7 +24,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from honeclip.bench import clients, inference, material, server_process
+from honeclip.bench import clients, endurance, inference, material, server_process
+from honeclip.bench.endurance import Capacity
 from honeclip.bench.inference import Bound
 from honeclip.bench.server_process import Running
 from honeclip.errors import BadInput
@@ -56,6 +59,7 @@ def run(
     ramp: Sequence[int] = CLIENTS,
     seconds: float = SECONDS,
     rounds: int = ROUNDS,
+    soak: float = 0.0,
     precision: str = "fp32",
     device: str = "auto",
     say: Say = lambda text: None,
@@ -68,6 +72,7 @@ def run(
         ramp: numbers of clients, the most last.
         seconds: of load for each of them.
         rounds: of load and bound in turn, for the ratio.
+        soak: seconds of images and texts together at 0.8 of capacity; 0 for none.
         precision: of the server and of the bound.
         device: where both compute.
         say: called with a line for each thing that was measured.
@@ -86,8 +91,13 @@ def run(
         clip = load(
             model, device=device
         )  # behind the server: its start is measured on a machine that does nothing else
-        for side in _sides(clip, files, texts, precision):
+        sides = list(_sides(clip, files, texts, precision))
+        for side in sides:
             figures[side.name] = _measured(server, side, sorted(ramp), seconds, rounds, say)
+        if soak:
+            say(f"soak: {soak:g} s at {endurance.SOAK} of capacity")
+            both = {side.name: Capacity(side.bodies, figures[side.name]["best_per_second"]) for side in sides}
+            figures["soak"] = endurance.soak(server, both, soak)
     return figures
 
 
@@ -125,6 +135,9 @@ def _measured(
     say(f"{side.name}: {median(ratios):.2f} of the model's own {median(bounds):.1f}/s at batches of {size}")
     one = by_clients.get("1") or clients.load(server.url, side.bodies, 1, seconds).to_json()
     cached = clients.load(server.url, itertools.repeat(next(side.bodies)), 1, min(seconds, CACHED_S)).to_json()
+    capacity = Capacity(side.bodies, best)
+    stepped, spiked = endurance.steps(server, capacity, seconds), endurance.spike(server, capacity, 3 * seconds)
+    say(f"{side.name}: {spiked['recovered_after_s']:.1f} s after {seconds:g} s of three times that it is quick again")
     return {
         "clients": by_clients,
         "best_per_second": best,
@@ -141,6 +154,8 @@ def _measured(
         "cached_p50_ms": cached["p50_ms"],
         "cached_ratio": one["p50_ms"] / cached["p50_ms"],
         **_equal(server, side, ramp[-1]),
+        "steps": stepped,
+        "spike": spiked,
     }
 
 

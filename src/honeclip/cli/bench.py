@@ -197,6 +197,9 @@ def serving(
     clients: Annotated[str, typer.Option("--clients", help="Clients at once.", metavar="N,...")] = "1,2,4,8,16,32",
     seconds: Annotated[float, typer.Option("--seconds", help="Of load for each number of clients.", metavar="S")] = 8.0,
     rounds: Annotated[int, typer.Option("--rounds", help="Of server and model alone in turn.", metavar="N")] = 3,
+    soak: Annotated[
+        float, typer.Option("--soak", help="Then both at 0.8 of capacity for so long; 600 shows a leak.", metavar="S")
+    ] = 0.0,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16, of both.")] = "fp32",
     slo: Annotated[
         Path | None, typer.Option("--slo", help="Limits of figures; exit 1 where one is missed.", metavar="F.toml")
@@ -228,6 +231,7 @@ def serving(
         ramp=_numbers("--clients", clients),
         seconds=seconds,
         rounds=rounds,
+        soak=soak,
         precision=precision,
         device=device,
         say=say,
