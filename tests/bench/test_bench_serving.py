@@ -156,7 +156,7 @@ def test_a_figure_that_there_is_not_is_named_with_its_nearest():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--clients", "0"], ["--clients", "a"], ["--seconds", "0"], ["--precision", "int8"]]
+    "arguments", [["--clients", "0"], ["--clients", "a"], ["--seconds", "0"], ["--precision", "int8"], ["--soak", "5"]]
 )
 def test_numbers_that_cannot_be(model, arguments, capsys):
     assert __main__._run(["bench", "serving", "--model", str(model), *arguments]) == 2

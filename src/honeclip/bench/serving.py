@@ -83,6 +83,10 @@ def run(
     """
     if rounds < 1 or not ramp or min(ramp) < 1 or not seconds > 0:
         raise BadInput("--clients, --seconds and --rounds: every number is more than 0")
+    if soak and soak < endurance.SHORTEST_S:
+        raise BadInput(
+            f"--soak {soak:g}: a slope needs {endurance.SHORTEST_S:g} s at least; 600 are usual, 0 leaves it out"
+        )
     files, texts = material.jpegs(data, FILES), material.captions(data, FILES)
     figures: dict[str, Any] = {"model": model, "precision": precision}
     with server_process.running(model, device=device, precision=precision) as server:

@@ -222,7 +222,7 @@ def serving(
 
     _check(precision)
     if peers:
-        _serving_peers(model, data, precision, slo, device, seconds, as_json)
+        _serving_peers(model, data, precision, slo, soak, device, seconds, as_json)
         return
     wanted = limits.read(slo) if slo else {}
     figures = work.run(
@@ -305,14 +305,23 @@ def _peers(
 
 
 def _serving_peers(
-    model: str, data: str | None, precision: str, slo: Path | None, device: str, seconds: float, as_json: bool
+    model: str,
+    data: str | None,
+    precision: str,
+    slo: Path | None,
+    soak: float,
+    device: str,
+    seconds: float,
+    as_json: bool,
 ) -> None:
     """Runs bench/serving/peers.py of the checkout that this file lies in."""
     from honeclip.errors import BadInput
 
-    given = {"--data": data, "--slo": slo}
+    given = {"--data": data, "--slo": slo, "--soak": soak or None}
     if other := [name for name, value in given.items() if value is not None]:
-        raise BadInput(f"{other[0]} with --peers: both servers get made pictures and captions; leave it out")
+        raise BadInput(
+            f"{other[0]} with --peers: two servers are compared, on made pictures and captions; leave it out"
+        )
     if model != "random:ViT-B-32" or precision != "fp32" or device not in ("auto", "cpu"):
         raise BadInput("--peers: what is compared is random:ViT-B-32 in fp32 on the CPU; leave the other options out")
     if not seconds > 0:
