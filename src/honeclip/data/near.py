@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from honeclip.data.likeness import MOST_BITS
+from honeclip.data.likeness import MOST_BITS, from_hex
 from honeclip.data.pairs import Pairs
 from honeclip.data.rows import ImageRef, Member
 from honeclip.errors import DataError
@@ -83,8 +83,8 @@ def near_duplicates(pairs: Pairs, most: int = MOST_LOOKED_AT) -> Near:
 
 def _bits(pairs: Pairs, places: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(4, N) the 256 bits of each picture; words of one place lie beside each other, which is what makes comparing fast."""
-    text = "".join(pairs.likeness[place] for place in places.tolist())
-    return np.ascontiguousarray(np.frombuffer(bytes.fromhex(text), dtype=np.uint64).reshape(-1, 4).T)
+    bits = from_hex([pairs.likeness[place] for place in places.tolist()])
+    return np.ascontiguousarray(bits.view(np.uint64).T)
 
 
 def _are_nearly_the_same(one: ImageRef, other: ImageRef) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from honeclip.data.likeness import BITS, MOST_BITS, distances, hashes
+from honeclip.data.likeness import BITS, MOST_BITS, distances, from_hex
 from honeclip.evaluation.suite import Split
 
 LEAST_COSINE = 0.999
@@ -50,7 +50,8 @@ def leaks(asked: Split, train: Split) -> Leaks:
 
 
 def _by_hash(asked: Split, train: Split) -> tuple[Near, ...]:
-    (mine, good), (others, fine) = (hashes([one.pairs.images[row] for row in one.rows]) for one in (asked, train))
+    mine, others = (from_hex([one.pairs.likeness[row] for row in one.rows]) for one in (asked, train))
+    good, fine = mine.max(1) > 0, others.max(1) > 0
     out = []
     for start in range(0, len(mine), CHUNK):
         bits = distances(mine[start : start + CHUNK], others)
