@@ -269,7 +269,7 @@ def test_equal_requests_at_once_cost_one_forward(serve):
     faults.calls.clear()
     with server.client() as client, ThreadPoolExecutor(32) as pool:
         asked = [pool.submit(client.post, "/v1/embeddings", json={"input": [{"image": GOOD}]}) for _ in range(32)]
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         until(lambda: server.guard.active == 32)
         faults.hold.set()
         answers = [json_of(one.result()) for one in asked]

@@ -31,7 +31,7 @@ def at_once(server: Running, faults: Faults, contents: list[bytes]) -> list[int]
             return client.post("/v1/embeddings", json={"input": [image(content)]}).status_code
 
         first = pool.submit(ask, picture(999_999))
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         asked = [pool.submit(ask, content) for content in contents]
         until(lambda: server.engine.facts()["queue"]["image"]["items"] == len(contents))
         hold, faults.hold = faults.hold, None
@@ -157,7 +157,7 @@ def test_bytes_that_wait_are_bounded_too(serve, faults):
     faults.hold = threading.Event()
     with server.client() as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.post, "/v1/embeddings", json={"input": [image(picture(1)) for _ in range(1)]})
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         answer = embed(server, *(image(picture(seed)) for seed in range(10, 16)))
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_bytes")
         faults.hold.set()
@@ -170,7 +170,7 @@ def test_the_deadline_answers_and_frees_the_place(serve, faults):
     faults.hold = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(embed, server, image(picture(1)))
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         second = pool.submit(embed, server, image(picture(2)), **{"X-Request-Timeout": "2"})
         until(lambda: server.engine.facts()["queue"]["image"]["items"] == 1)
         assert second.result().status_code == 504
@@ -210,7 +210,7 @@ def test_who_asked_for_the_same_is_not_hurt_by_one_who_leaves(serve, faults):
     body = {"input": [image(picture(1))]}
     with ThreadPoolExecutor(1) as pool, server.client(timeout=httpx.Timeout(10, read=3)) as impatient:
         leader = pool.submit(impatient.post, "/v1/embeddings", json=body)
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         with ThreadPoolExecutor(1) as other:
             follower = other.submit(server.post, "/v1/embeddings", json=body)
             until(lambda: server.guard.active == 2)
@@ -226,7 +226,7 @@ def test_a_large_request_does_not_hold_up_a_small_one(server, faults):
     server.engine._worker.seconds_a_row["text"] = 0.01  # a fast model: 600 texts fit into half of the deadline
     with ThreadPoolExecutor(3) as pool:
         blocked = pool.submit(embed, server, "number 59")
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         large = pool.submit(embed, server, *(f"number {one} , a red" for one in range(600)))
         until(lambda: server.engine.facts()["queue"]["text"]["items"] == 600)
         small = pool.submit(embed, server, "a blue bar")
@@ -245,7 +245,7 @@ def test_draining_finishes_what_was_admitted(serve, faults, works):
     faults.hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(embed, server, image(picture(1)))
-        assert faults.entered.wait(20)
+        assert faults.entered.wait(120)
         server.server.drain()
         assert server.get("/readyz").json()["reason"] == "draining"
         refused = embed(server, "a")
