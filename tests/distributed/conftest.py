@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -77,8 +76,10 @@ def started_torchrun(session_home) -> Iterator[Callable[..., subprocess.Popen[st
     started: list[subprocess.Popen[str]] = []
 
     def start(processes: int, *arguments: Any) -> subprocess.Popen[str]:
+        # port 0: the system gives a free one to whoever listens on it; one that was looked for before may be taken by then
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-port", str(free_port()), *map(str, arguments)]
+        command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+        command += map(str, arguments)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         env = tiny_runs.environment(session_home)
         process = subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes)
@@ -108,9 +109,3 @@ def in_turn(started_torchrun, tmp_path) -> Callable[..., tuple[list[list[dict[st
         return [[json.loads(line) for line in one.read_text().splitlines()] for one in files], errors
 
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
