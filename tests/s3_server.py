@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,11 +61,8 @@ class S3:
     def requests(self) -> list[tuple[str, str]]:
         """(GET or HEAD, key) since this was last asked."""
         taken, self.seen.lines = self.seen.lines, []
-        words = [line.split('"')[1].split() for line in taken if f"/{BUCKET}/" in line]
-        return [
-            (verb.removeprefix("\x1b[0m"), path.removeprefix(f"/{BUCKET}/").partition("?")[0])
-            for verb, path, *_ in words
-        ]
+        found = [re.search(rf"(GET|HEAD) /{BUCKET}/([^? ]+)", line) for line in taken]  # between colours of a terminal
+        return [(one[1], one[2]) for one in found if one]
 
 
 @contextmanager

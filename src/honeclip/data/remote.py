@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from honeclip.errors import DataError, Unreachable
+from honeclip.errors import DataError, HoneclipError, Unreachable
 
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Before each further try."""
@@ -149,8 +149,8 @@ def tried(url: str, work: Callable[[], T]) -> T:
             raise FileNotFoundError(errno.ENOENT, f"{url} is gone") from None
         except PermissionError as error:
             raise PermissionError(errno.EACCES, f"{url} may not be read: {_line(error)}") from None
-        except Unreachable:
-            raise
+        except (HoneclipError, TypeError, AttributeError, LookupError, ArithmeticError):
+            raise  # faults of the file, or of this code, and none of the network
         except Exception as error:
             reason = _line(error)
             if isinstance(error, OSError) and error.errno == errno.EINVAL:  # a range behind the end
@@ -159,8 +159,8 @@ def tried(url: str, work: Callable[[], T]) -> T:
                 break
         time.sleep(wait_s)
     raise Unreachable(
-        f"{url} cannot be read: {reason} (tried for {time.monotonic() - started:.0f} s). Is its server or the network gone, or "
-        "a setting wrong (for s3:// AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)? What was saved stays: start again once it is there"
+        f"{url} cannot be read: {reason} (tried for {time.monotonic() - started:.0f} s). Is its server or the network gone, "
+        "or a setting wrong (for s3:// AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)? What was saved stays: start again later"
     )
 
 
