@@ -76,7 +76,7 @@ def _key(ref: ImageRef) -> Key | Fault:
     """What an image is remembered by: name, bytes, time of change in nanoseconds."""
     path = ref.archive if isinstance(ref, Member) else ref
     if isinstance(ref, Member) and isinstance(path, Remote):  # asked when its shard was found
-        return f"{path.url}#{ref.offset}+{ref.length}", path.size, int(path.version or "0", 16) >> 1
+        return f"{path.url}#{ref.offset}+{ref.length}", path.size, int(path.version, 16) >> 1  # SQLite has 63 bits
     assert isinstance(path, Path)
     try:
         stat = path.stat()

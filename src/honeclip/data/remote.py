@@ -54,7 +54,8 @@ class Remote:
     Attributes:
         url: where it is.
         size: bytes.
-        version: changes when the file does, where its protocol says such a thing (ETag, time of change); else "".
+        version: 16 hex digits that change when the file does, by its ETag or time of change. Where its protocol says neither,
+            they change whenever it is asked, and nothing that is known of the file is believed; "" before that.
     """
 
     url: str
@@ -113,15 +114,15 @@ def find(url: str) -> Remote:
     except FileNotFoundError:
         raise DataError(f"{url}: there is no such shard") from None
     except OSError as error:
-        raise DataError(f"{url}: {error.strerror or error}") from None
+        raise DataError(error.strerror or f"{url}: {error}") from None
     if facts.get("type") == "directory":
         raise DataError(
             f"{url}: this is a folder; name the shards in it, such as {url.rstrip('/')}/shard-{{000..009}}.tar"
         )
     if facts.get("size") is None:
         raise DataError(f"{url}: its server does not say how long it is, so no part of it can be asked for")
-    version = next((f"{name} {facts[name]}" for name in _VERSIONS if facts.get(name)), "")
-    return Remote(url, int(facts["size"]), hashlib.sha256(version.encode()).hexdigest()[:16] if version else "")
+    version = next((f"{name} {facts[name]}" for name in _VERSIONS if facts.get(name)), f"asked {time.time_ns()}")
+    return Remote(url, int(facts["size"]), hashlib.sha256(version.encode()).hexdigest()[:16])
 
 
 def opened(remote: Remote) -> Any:

@@ -71,9 +71,9 @@ def read(shards: Sequence[Shard]) -> Table:
     found = _each(shards, lambda shard: remote.find(shard.url) if isinstance(shard, Remote) else shard)
     known = [shard_index.recall(_known(shard)) for shard in found]
     fresh = [shard for shard, samples in zip(found, known, strict=True) if samples is None]
-    if far := sum(isinstance(shard, Remote) for shard in fresh):
+    if behind := sum(isinstance(shard, Remote) for shard in fresh):
         reading.say(
-            f"going through {far} of {len(shards)} shards for the first time; later starts know what is in them"
+            f"going through {behind} of {len(shards)} shards for the first time; later starts know what is in them"
         )
     scanned = dict(zip(fresh, _each(fresh, _scanned), strict=True))
     records: list[dict[str, Any]] = []
@@ -128,8 +128,7 @@ def _scanned(shard: Shard) -> list[Sample]:
         samples = remote.tried(shard.url, lambda: _scan(shard)) if isinstance(shard, Remote) else _scan(shard)
     except OSError as error:
         raise DataError(f"{shard}: {error.strerror or error}") from None
-    if not isinstance(shard, Remote) or shard.version:  # without a version nobody sees that it changed
-        shard_index.remember(known, samples)
+    shard_index.remember(known, samples)
     return samples
 
 
