@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Thread
 
+import fsspec
 import numpy as np
 import pytest
 from s3_server import BUCKET, S3, add, pack, serving
@@ -91,6 +92,14 @@ def test_a_second_start_opens_no_shard_and_a_changed_one_is_gone_through_again(p
         "something else",
         *(one.caption for one in first[24:]),
     ]
+
+
+def test_fsspec_can_keep_shards_on_this_disk(packed, there, s3, tmp_path, monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "filecache", {"cache_storage": str(tmp_path / "kept")})
+    for times in range(2):
+        rows = manifest.read(f"filecache::{there}").rows
+        assert [one.image.read() for one in rows] == contents(packed)
+        assert s3.requests() if times == 0 else not s3.requests()
 
 
 def test_here_too_a_shard_is_gone_through_once(packed, tmp_path):
