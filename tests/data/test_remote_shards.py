@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tarfile
-from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -14,6 +13,8 @@ from threading import Thread
 import fsspec
 import numpy as np
 import pytest
+import s3fs
+import tiny_runs
 from s3_server import BUCKET, S3, add, pack, serving
 
 from honeclip import places
@@ -21,6 +22,7 @@ from honeclip.data import manifest, pairs, remote, shards
 from honeclip.data.loader import batches
 from honeclip.data.order import order
 from honeclip.device.world import World
+from honeclip.embedding.to_parts import begin, described, write_parts
 from honeclip.errors import DataError, Unreachable
 from honeclip.preprocess.preprocess import Preprocess
 from honeclip.training.ranks import Ranks
@@ -94,6 +96,23 @@ def test_a_second_start_opens_no_shard_and_a_changed_one_is_gone_through_again(p
     ]
 
 
+def test_pictures_are_looked_at_once_and_again_where_their_shard_changed(packed, s3, tmp_path):
+    where = s3.put(packed, "looked-at")
+    first = pairs.load(where)
+    s3.requests()
+    assert pairs.load(where).image_sha == first.image_sha
+    assert {verb for verb, _ in s3.requests()} == {"HEAD"}
+    raw = (packed / "s-000.tar").read_bytes()
+    one, other = first.images[0], first.images[2]
+    assert one.length > other.length
+    padded = raw[other.offset : other.offset + other.length].ljust(one.length, b"\0")  # the shard keeps its length
+    changed = raw[: one.offset] + padded + raw[one.offset + one.length :]
+    s3.client.put_object(Bucket=BUCKET, Key="looked-at/s-000.tar", Body=changed)
+    again = pairs.load(where)
+    assert again.image_sha[0] == first.image_sha[2]
+    assert again.image_sha[1:] == first.image_sha[1:]
+
+
 def test_fsspec_can_keep_shards_on_this_disk(packed, there, s3, tmp_path, monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "filecache", {"cache_storage": str(tmp_path / "kept")})
     for times in range(2):
@@ -149,17 +168,44 @@ def test_addresses_that_cannot_be(s3, there, address, words):
         manifest.read(address)
 
 
-def test_a_server_that_is_not_there_is_named_after_some_tries(s3, there, monkeypatch):
-    far = manifest.read(there).rows[0].image
-    monkeypatch.setattr(remote, "WAITS_S", (0.0, 0.0))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the port of "discard", where nobody listens
-    with suppress(AttributeError):
-        remote._system(there)[0].clear_instance_cache()
+@pytest.fixture
+def gone(monkeypatch):
+    """gone() lets the server vanish for the rest of a test."""
+
+    def go() -> None:
+        monkeypatch.setattr(remote, "WAITS_S", (0.0, 0.0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the port of "discard", where nobody listens
+        s3fs.S3FileSystem.clear_instance_cache()
+
+    yield go
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_server_that_is_not_there_is_named_after_some_tries(there, gone):
+    gone()
     with pytest.raises(Unreachable, match=r"s3://pictures/whole/s-000\.tar cannot be read: .*AWS_ENDPOINT_URL"):
         manifest.read(there)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_server_that_goes_ends_a_run_and_not_its_pictures_one_by_one(there, gone, workers):
+    found = pairs.load(there)
+    gone()
+    draws = islice(order(ROWS, 4, 0, size_px=32), 1)
+    with pytest.raises(Unreachable, match=r"s3://pictures/whole/s-00\d\.tar cannot be read") as raised:
+        list(batches(found, Preprocess.from_open_clip({}, 32, None), draws, with_tokens=False, workers=workers))
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_server_that_goes_leaves_no_part_of_embeddings_without_its_rows(there, gone, tmp_path):
+    clip = tiny_runs.make_clip(tiny_runs.text_files(tmp_path / "text"))
+    rows, header = described(clip, there, 16)
+    (tmp_path / "emb").mkdir()
+    missing = begin(tmp_path / "emb", header)
+    gone()
     with pytest.raises(Unreachable, match=r"s-000\.tar cannot be read"):
-        far.read()
-    remote._system(there)[0].clear_instance_cache()
+        write_parts(clip, rows, tmp_path / "emb", header, missing)
+    assert [one.name for one in (tmp_path / "emb").iterdir()] == ["index.json"]
 
 
 class _Busy(BaseHTTPRequestHandler):

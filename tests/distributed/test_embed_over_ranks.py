@@ -33,6 +33,7 @@ def rank_of(process: psutil.Process) -> str:
     return process.environ().get("RANK", "")
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(stamps, reader, tmp_path, started_torchrun):
     embed_to_parts(load(str(reader), device="cpu"), stamps, tmp_path / "one", part_rows=5)
     process = started_torchrun(2, "-m", "honeclip", *arguments(reader, stamps, tmp_path / "two"), "--json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from safetensors.torch import load_file
 
 from honeclip.checkpoint.save import named
 from honeclip.data import pairs, shards
-from honeclip.data.order import BLOCK_BATCHES
+from honeclip.data.order import BLOCK_BATCHES, order
 from honeclip.embedding.to_parts import embed_to_parts
 from honeclip.model.load import load
 from honeclip.monitoring import events
-from honeclip.training import finish
+from honeclip.training import finish, setup
 from honeclip.training.run import fit
 
 pytestmark = pytest.mark.slow
@@ -67,11 +68,25 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoints / str(named(checkpoints, "LATEST")) / "weights.safetensors")
 
 
-def test_a_run_that_was_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(given, there, tmp_path, in_turn):
+def test_a_run_that_was_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(
+    given, there, tmp_path, in_turn, monkeypatch
+):
     train = pairs.load(there).split("train")
     assert len(train) > 2 * BLOCK_BATCHES * BATCH, "more than one block"
-    assert shards.far(train.images) is not None
-    alone(given)
+    expected = list(islice(order(len(train), BATCH, 0, shards=shards.far(train.images)), LENGTH))
+    real, drawn = setup.loader.batches, []
+
+    def seen(*arguments, **options):
+        for batch in real(*arguments, **options):
+            drawn.append((batch.draw.step, sorted(batch.draw.indices.tolist())))
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup.loader, "batches", seen)
+        alone(given)
+    assert [rows for _, rows in drawn if len(rows) == BATCH][-LENGTH:] == [
+        sorted(one.indices.tolist()) for one in expected
+    ]
     in_turn(1, [{**given, "out": tmp_path / "killed", "signal": [signal.SIGKILL, 0, 13]}], fails=True)
     assert named(tmp_path / "killed" / "checkpoints", "LATEST") in ("step-000005", "step-000010")
     alone({"out": tmp_path / "killed", "resume": True})
