@@ -68,9 +68,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoints / str(named(checkpoints, "LATEST")) / "weights.safetensors")
 
 
-def test_a_run_that_was_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(
-    given, there, tmp_path, in_turn, monkeypatch
-):
+def test_a_run_that_was_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(given, there, tmp_path, in_turn):
     train = pairs.load(there).split("train")
     assert len(train) > 2 * BLOCK_BATCHES * BATCH, "more than one block"
     expected = list(islice(order(len(train), BATCH, 0, shards=shards.far(train.images)), LENGTH))

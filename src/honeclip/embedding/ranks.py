@@ -130,6 +130,8 @@ def _follow(
     header, missing = begun.header, begun.missing
 
     def work(look: Progress) -> None:
+        if not missing:
+            return
         clip = load(model, device=device)
         rows, own = described(clip, data, part_rows)
         _check(out, header, own)
