@@ -236,6 +236,9 @@ def test_blocks_are_of_a_few_shards_well_mixed_and_others_in_each_epoch():
     for batch in epochs[0][800:1600].reshape(50, 16):
         assert len(set(shard[batch])) >= 4, "a batch sees most shards of its block"
     assert not np.array_equal(epochs[0], epochs[1])
+    assert len(set(shard[epochs[0][-400:]])) == 12, "the four shards that are left over are mixed with the last eight"
+    large = np.concatenate(by_blocks(shard, 100, 0, 100))
+    assert len(set(shard[large[1600:2400]])) == 16, "sixteen batches at least"
 
 
 def test_few_shards_are_one_block():
