@@ -21,6 +21,7 @@ from honeclip import places
 from honeclip.data import manifest, pairs, remote, shards
 from honeclip.data.loader import batches
 from honeclip.data.order import order
+from honeclip.data.reading import Waiting, waits
 from honeclip.device.world import World
 from honeclip.embedding.to_parts import begin, described, write_parts
 from honeclip.errors import DataError, Unreachable
@@ -142,6 +143,18 @@ def test_a_damaged_index_costs_nothing_but_time(packed, damage):
     index.write_bytes(damage(whole))
     assert shards.read([packed / "s-000.tar"]) == table
     assert index.read_bytes() == whole
+
+
+def test_it_is_said_how_far_the_first_start_is(there, monkeypatch):
+    monkeypatch.setattr(shards, "SAY_S", 0.0)
+    said: list[str] = []
+    with waits(Waiting(said.append)):
+        manifest.read(there)
+        manifest.read(there)
+    assert said == [
+        "going through 5 of 5 shards for the first time; later starts know what is in them",
+        *(f"shards gone through: {done} of 5" for done in range(1, 6)),
+    ]
 
 
 def test_where_nothing_can_be_remembered_shards_are_read_all_the_same(packed, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,10 @@ from honeclip.errors import DataError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "dcm", "dicom")
 AT_ONCE = 16
-"""Shards behind addresses that are asked for, or gone through, at the same time."""
+"""Shards that are asked for, or gone through, at the same time."""
+
+SAY_S = 30.0
+"""Between two words on how far it is."""
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -75,7 +79,7 @@ def read(shards: Sequence[Shard]) -> Table:
         reading.say(
             f"going through {behind} of {len(shards)} shards for the first time; later starts know what is in them"
         )
-    scanned = dict(zip(fresh, _each(fresh, _scanned), strict=True))
+    scanned = dict(zip(fresh, _each(fresh, _scanned, "shards gone through"), strict=True))
     records: list[dict[str, Any]] = []
     faults: dict[int, str] = {}
     for shard, samples in zip(found, known, strict=True):
@@ -100,10 +104,17 @@ def far(images: Sequence[ImageRef]) -> NDArray[np.int64] | None:
     return found
 
 
-def _each(shards: Sequence[A], work: Callable[[A], T]) -> list[T]:
+def _each(shards: Sequence[A], work: Callable[[A], T], doing: str = "") -> list[T]:
     """`work` of each, in order; several at once, for the network lets one wait."""
+    found: list[T] = []
+    said = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(work, shards))
+        for one in pool.map(work, shards):
+            found.append(one)
+            if doing and time.monotonic() - said >= SAY_S:
+                said = time.monotonic()
+                reading.say(f"{doing}: {len(found)} of {len(shards)}")
+    return found
 
 
 def _known(shard: Shard) -> Known:
