@@ -20,7 +20,7 @@ def test_home_is_the_variable_or_the_cache_folder(monkeypatch, tmp_path):
         assert places.home() == Path.home() / ".cache" / "honeclip"
 
 
-@pytest.mark.parametrize("name", ["features", "inspections", "domains"])
+@pytest.mark.parametrize("name", ["features", "inspections", "shards", "domains"])
 def test_everything_of_ours_lies_in_home_and_asking_makes_nothing(name, monkeypatch, tmp_path):
     monkeypatch.setenv("HONECLIP_HOME", str(tmp_path / "own"))
     assert getattr(places, name)() == tmp_path / "own" / name

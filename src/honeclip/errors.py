@@ -10,6 +10,7 @@ HoneclipError                 exit 1: the work could not be done
 │   └── StepError             encoders, inputs or a loss that the exact step cannot compute exactly
 ├── NonFiniteError            a loss or a gradient became NaN or infinite
 ├── MemoryExhausted           no smaller piece of work is left to try
+├── Unreachable               a file behind an address that does not answer, however often it is asked
 ├── RanksError                another process of a run on several is gone, or ended
 └── Interrupted               exit 128 + signal: stopped by SIGINT or SIGTERM after saving
 """
@@ -63,6 +64,10 @@ class NonFiniteError(HoneclipError):
 
 class MemoryExhausted(HoneclipError):
     """Out of memory with the smallest piece of work; the message says what would fit."""
+
+
+class Unreachable(HoneclipError):
+    """A file behind an address could not be read in several tries; it may be there again later."""
 
 
 class RanksError(HoneclipError):

@@ -22,6 +22,11 @@ def inspections() -> Path:
     return home() / "inspections"
 
 
+def shards() -> Path:
+    """What is in each WebDataset shard, and where, so that no start goes through the shards again."""
+    return home() / "shards"
+
+
 def domains() -> Path:
     """The user's own domain files, found by name."""
     return home() / "domains"

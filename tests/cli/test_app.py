@@ -186,3 +186,19 @@ def test_json_is_one_valid_object_on_standard_output(capsys):
     text, _, rest = out.rpartition("}\n")
     assert json.loads(text + "}", parse_constant=pytest.fail) == {"loss": None, "name": "Größe"}
     assert (rest, err) == ("result\n", "on the way\n")
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """As torchrun says it to the first of two processes."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+
+def test_under_torchrun_a_command_that_would_do_all_of_its_work_in_each_process_says_so(one_of_two, command):
+    code, out, err = command("evaluate", "starter", "--data", "nowhere.csv")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "error: honeclip evaluate under torchrun (WORLD_SIZE=2): each process would do all of the work"
+    )
+    assert command("fit", "--help")[0] == 0

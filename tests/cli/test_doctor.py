@@ -32,6 +32,7 @@ def test_json_has_the_keys_of_the_contract(command):
         "home": str(places.home()),
         "features": str(places.features()),
         "inspections": str(places.inspections()),
+        "shards": str(places.shards()),
         "own domains": str(places.domains()),
         "hub cache": str(places.models()),
     }

@@ -200,3 +200,61 @@ def test_no_near_misses_change_nothing():
 def test_neighbours_that_are_no_rows(neighbours):
     with pytest.raises(DataError, match="near misses are"):
         order(5, 2, 0, neighbours=neighbours)
+
+
+# --- by blocks of shards ---------------------------------------------------------------------------------------------
+
+
+def by_blocks(shards, batch, seed, steps, start=0):
+    return [one.indices for one in itertools.islice(order(len(shards), batch, seed, start, shards=shards), steps)]
+
+
+@settings(deadline=None, max_examples=100)
+@given(sizes(), st.integers(1, 30), st.integers(0, 2**32), st.integers(0, 40))
+def test_by_blocks_too_each_row_comes_once_an_epoch_and_a_start_anywhere_is_the_same(size, shards, seed, start):
+    rows, batch = size
+    shard = np.random.default_rng(seed).integers(0, min(shards, rows), rows)
+    shard[: min(shards, rows)] = np.arange(min(shards, rows))
+    drawn = by_blocks(shard, batch, seed, max(-(-rows * 4 // batch), start + 5))
+    assert all(len(indices) == batch == len(set(indices.tolist())) for indices in drawn)
+    flat = np.concatenate(drawn)
+    for epoch in range(4):
+        assert sorted(flat[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+    resumed = by_blocks(shard, batch, seed, 5, start)
+    assert all(np.array_equal(one, there) for one, there in zip(resumed, drawn[start:], strict=False))
+
+
+def test_blocks_are_of_a_few_shards_well_mixed_and_others_in_each_epoch():
+    """A hundred shards of a hundred rows in batches of 16: a block is eight shards, fifty batches."""
+    shard = np.repeat(np.arange(100), 100)
+    epochs = np.concatenate(by_blocks(shard, 16, 0, 1250)).reshape(2, 10_000)
+    blocks = [[frozenset(shard[part]) for part in one[:9600].reshape(12, 800)] for one in epochs]
+    for one in blocks:
+        assert [len(block) for block in one[1:11]] == [8] * 10
+        assert not any(a & b for a, b in itertools.combinations(one[1:11], 2))
+    assert len(set(blocks[0][1:11]) & set(blocks[1][1:11])) == 0, "other shards meet in another epoch"
+    for batch in epochs[0][800:1600].reshape(50, 16):
+        assert len(set(shard[batch])) >= 4, "a batch sees most shards of its block"
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert len(set(shard[epochs[0][-400:]])) == 12, "the four shards that are left over are mixed with the last eight"
+    large = np.concatenate(by_blocks(shard, 100, 0, 100))
+    assert len(set(shard[large[1600:2400]])) == 16, "sixteen batches at least"
+
+
+def test_few_shards_are_one_block():
+    """What is mixed then is everything: row 0's place over 2000 seeds is equally likely."""
+    shard = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    places = [by_blocks(shard, 10, seed, 1)[0].tolist().index(0) for seed in range(2000)]
+    assert ((np.bincount(places, minlength=10) - 200) ** 2 / 200).sum() < 27.9
+
+
+GOLDEN_BLOCKS = [29, 16, 24, 27, 7, 26, 6, 12, 30, 8, 31, 9]
+
+
+def test_the_draws_by_blocks_of_this_version_are_those_of_every_version():
+    assert np.concatenate(by_blocks(np.repeat(np.arange(20), 2), 1, 7, 12)).tolist() == GOLDEN_BLOCKS
+
+
+def test_a_shard_for_each_row():
+    with pytest.raises(DataError, match="a number from 0 for each of the 10 rows"):
+        order(10, 2, 0, shards=np.zeros(9, dtype=np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _honeclip(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -42,6 +44,10 @@ def _honeclip(
       honeclip fit --data pairs.csv --out runs/a       fine-tune; the report lies in runs/a/report
       honeclip evaluate runs/a --data pairs.csv        scores with 95 % intervals
     """
+    if "WORLD_SIZE" in os.environ:  # asked before torch is imported, which takes longer than any help
+        from honeclip.cli import several
+
+        several.check(context.invoked_subcommand or "")
 
 
 for _verb in (

@@ -33,6 +33,7 @@ def doctor(
         "home": places.home(),
         "features": places.features(),
         "inspections": places.inspections(),
+        "shards": places.shards(),
         "own domains": places.domains(),
         "hub cache": places.models(),
     }

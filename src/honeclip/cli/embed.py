@@ -21,21 +21,27 @@ def embed(
     """Write the embeddings of every image and caption: columns id, image, caption, image_embedding, text_embedding.
 
     Killed and started again it computes only the parts that are missing; each row is there exactly once. A row whose image
-    cannot be read is named and left out.
+    cannot be read is named and left out. torchrun --nproc-per-node N -m honeclip embed ... shares the parts out among N
+    processes (docs/scale.md).
 
     Example: honeclip embed runs/a --data pairs.csv --out emb; honeclip search emb --text "a red circle"
     """
+    from rich.console import Console
+
     from honeclip.cli.output import emit, say
-    from honeclip.embedding.to_parts import embed_to_parts
+    from honeclip.device import world
+    from honeclip.embedding.ranks import embed_over_ranks
     from honeclip.errors import BadInput
-    from honeclip.model.load import load
     from honeclip.monitoring.terminal import Progress
 
     if part_rows < 1:
         raise BadInput(f"--part-rows {part_rows}: it is at least 1")
-    clip = load(model, device=device)
-    with Progress() as progress:
-        found = embed_to_parts(clip, data, out, part_rows=part_rows, progress=progress.counter("embedding rows"))
+    with world.joined(device) as ours, Progress(None if ours.leads else Console(quiet=True)) as progress:
+        found = embed_over_ranks(
+            ours, model, data, out, device=device, part_rows=part_rows, progress=progress.counter("embedding rows")
+        )
+    if found is None:
+        return
     for sentence in found.failed:
         say(f"left out: {sentence}")
     header = found.header

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from honeclip import places
 from honeclip.data.reading import readers
+from honeclip.data.remote import Remote
 from honeclip.data.rows import ImageRef, Member
 from honeclip.errors import DataError
 from honeclip.preprocess import images
@@ -49,6 +50,9 @@ def inspect(
         refs: images, repeats allowed.
         workers: decoding threads (Pillow gives up the interpreter's lock while it decodes); 0 takes the cores.
         progress: called with (images done, distinct images), from this thread.
+
+    Raises:
+        Unreachable: a shard behind an address does not answer; what was found until then is remembered.
     """
     distinct = list(dict.fromkeys(refs))
     found: dict[ImageRef, Facts | Fault] = {}
@@ -71,6 +75,9 @@ def inspect(
 def _key(ref: ImageRef) -> Key | Fault:
     """What an image is remembered by: name, bytes, time of change in nanoseconds."""
     path = ref.archive if isinstance(ref, Member) else ref
+    if isinstance(ref, Member) and isinstance(path, Remote):  # asked when its shard was found
+        return f"{path.url}#{ref.offset}+{ref.length}", path.size, int(path.version, 16) >> 1  # SQLite has 63 bits
+    assert isinstance(path, Path)
     try:
         stat = path.stat()
         if path.is_dir():
@@ -86,7 +93,7 @@ def _key(ref: ImageRef) -> Key | Fault:
 
 def _nowhere(path: Path) -> str:
     if _ADDRESS.search(path.as_posix()):
-        return "this is a network address; honeclip reads local files only"
+        return "this is a network address; pictures are read from local files, or from shards behind an address"
     return f"there is no such file in {path.parent}" if path.parent.is_dir() else f"there is no folder {path.parent}"
 
 

@@ -30,7 +30,7 @@ from honeclip.data.pairs import ImageRef, Pairs
 from honeclip.data.reading import LOOK_S, Watch, readers, say
 from honeclip.data.samples import Samples
 from honeclip.domains.domain import AugmentRules
-from honeclip.errors import DataError
+from honeclip.errors import DataError, Unreachable
 from honeclip.preprocess import images
 from honeclip.preprocess.preprocess import Preprocess
 
@@ -39,6 +39,9 @@ PIECE = 32
 
 DEATHS = 3
 """So often workers are started again for one and the same batch."""
+
+Result = Tensor | str | Unreachable
+"""What became of a row: pixels uint8 (3, S, S), why its picture cannot be read, or that its shard does not answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +112,17 @@ def batches(
 
     Raises:
         DataError: not one image of a batch can be read any more.
+        Unreachable: a shard behind an address does not answer.
     """
     decoded = _decoded(pairs, preprocess, draws, rules, workers) if with_images else ((one, None) for one in draws)
     for draw, results in decoded:
         pixels: Tensor | None = None
         lost: tuple[str, ...] = ()
         if results is not None:
-            good = [place for place, result in enumerate(results) if not isinstance(result, str)]
+            for result in results:
+                if isinstance(result, Unreachable):
+                    raise result
+            good = [place for place, result in enumerate(results) if isinstance(result, Tensor)]
             lost = tuple(
                 f"{pairs.images[row].name} (row {pairs.rows[row]} of {pairs.source.name}): {result}"
                 for row, result in zip(draw.indices.tolist(), results, strict=True)
@@ -124,7 +131,7 @@ def batches(
             if not good:
                 raise DataError(f"step {draw.step + 1}: none of its images can be read any more: {lost[0]}")
             draw = replace(draw, indices=draw.indices[good]) if lost else draw
-            pixels = torch.stack([result for result in results if not isinstance(result, str)])
+            pixels = torch.stack([result for result in results if isinstance(result, Tensor)])
         rows = draw.indices
         yield Batch(
             draw=draw,
@@ -143,7 +150,7 @@ def _texts(pairs: Pairs, draw: Draw, samples: Samples | None) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Images(Dataset[list["Tensor | str"]]):
+class _Images(Dataset[list["Result"]]):
     """What a worker process gets: where the images are and what to do with them.
 
     `reading` is shared with the workers, int64 (workers,): the row that each is at, or -1.
@@ -154,7 +161,7 @@ class _Images(Dataset[list["Tensor | str"]]):
     rules: AugmentRules | None
     reading: Tensor | None = None
 
-    def __getitem__(self, piece: Any) -> list[Tensor | str]:
+    def __getitem__(self, piece: Any) -> list[Result]:
         """A piece of a draw -> pixels uint8 (3, S, S), or the reason, for each of its rows."""
         draw: Draw = piece
         worker = get_worker_info()
@@ -168,13 +175,15 @@ class _Images(Dataset[list["Tensor | str"]]):
             self.reading[place] = -1
         return found
 
-    def one(self, draw: Draw, row: int) -> Tensor | str:
+    def one(self, draw: Draw, row: int) -> Result:
         """The same of one row."""
         ref = self.refs[row]
         try:
             image = images.decode(ref if isinstance(ref, Path) else ref.read(), windows=self.preprocess.windows)
         except (DataError, OSError) as error:
             return str(error)
+        except Unreachable as error:
+            return error  # as a value: from a process that decodes it would come with its traceback in its words
         if self.rules is not None:
             seed = (draw.seed, draw.step, row)
             image = augment(image, self.rules, draw.strength, seed, self.preprocess.fill)
@@ -199,7 +208,7 @@ def _pieces(draw: Draw) -> list[Draw]:
     return [replace(draw, indices=part) for part in np.array_split(draw.indices, count)]
 
 
-Decoded = tuple[Draw, list["Tensor | str"]]
+Decoded = tuple[Draw, list["Result"]]
 """A draw with the pixels, or the reason, for each of its rows."""
 
 
@@ -216,7 +225,7 @@ def _by_threads(dataset: _Images, draws: Iterable[Draw]) -> Iterator[Decoded]:
         for draw in draws:
             rows = draw.indices.tolist()
 
-            def one(row: int, draw: Draw = draw) -> Tensor | str:
+            def one(row: int, draw: Draw = draw) -> Result:
                 return dataset.one(draw, row)
 
             yield draw, list(pool.map(one, rows, lambda row: str(dataset.refs[row])))
@@ -262,7 +271,7 @@ def _by_some_workers(dataset: _Images, sampler: _Pieces, workers: int) -> Iterat
         signal.signal(signal.SIGCHLD, before)
     watch = Watch()
     since: dict[tuple[int, int], float] = {}
-    parts: list[Tensor | str] = []
+    parts: list[Result] = []
     while True:
         try:
             part = next(iterator)  # in the sampler's order, whichever worker is done first

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from honeclip.data import shards, tables
+from honeclip.data import remote, shards, tables
+from honeclip.data.remote import Remote
 from honeclip.data.rows import ImageRef, Member, Row
 from honeclip.data.tables import Table
 from honeclip.errors import DataError
@@ -29,7 +30,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 FORMS = (
     "a CSV, TSV, JSONL or Parquet manifest with `image` and `caption` (or `label`)",
     "a folder that holds one named pairs.csv",
-    "WebDataset shards such as shard-{000..009}.tar",
+    "WebDataset shards such as shard-{000..009}.tar or s3://bucket/shard-{000..009}.tar",
     "a folder saved by the Hugging Face library with `save_to_disk`",
 )
 MANIFEST_NAMES = ("pairs.csv", "pairs.tsv", "pairs.jsonl", "pairs.parquet")
@@ -42,13 +43,13 @@ class Manifest:
     """A manifest, read.
 
     Attributes:
-        source: the file, folder or shard pattern that was read.
+        source: the file, folder or shard pattern that was read; behind an address it is a `Remote`.
         rows: every data row, the unusable ones too.
         has: the fields for which there is a column (or, without columns, a value in any row).
         notes: what the reader should know about how it was read.
     """
 
-    source: Path
+    source: Path | Remote
     rows: tuple[Row, ...]
     has: frozenset[str]
     notes: tuple[str, ...]
@@ -74,7 +75,7 @@ def read(data: str | Path, columns: Mapping[str, str] | None = None, *, images_a
     chosen = _choose(table.columns, mapping, source, images_alone)
     if not table.records:
         raise DataError(f"{source}: the manifest has columns ({', '.join(table.columns)}) but no rows")
-    folder = source if source.is_dir() else source.parent
+    folder = Path() if isinstance(source, Remote) else source if source.is_dir() else source.parent
     others = [column for column in table.columns if column not in chosen.values()]
     rows = tuple(
         _row(number + 1, record, chosen, folder, table.faults.get(number, ""), others)
@@ -91,11 +92,18 @@ def read(data: str | Path, columns: Mapping[str, str] | None = None, *, images_a
     return Manifest(source, rows, frozenset(name for name, there in values.items() if there), table.notes)
 
 
-def _open(data: str, mapping: Mapping[str, str]) -> tuple[Path, Table]:
+def _open(data: str, mapping: Mapping[str, str]) -> tuple[Path | Remote, Table]:
     """The manifest's path and its records."""
     from honeclip.data import arrow  # pyarrow takes a third of a second, in every decoding process too
 
-    path = Path(data).expanduser()
+    if remote.is_address(data) and remote.local(data) is None:
+        if not data.endswith(".tar"):
+            raise DataError(
+                f"{data}: of addresses only WebDataset shards are read, such as s3://bucket/shard-{{000..009}}.tar; copy "
+                "anything else to this machine"
+            )
+        return Remote(data), shards.read([Remote(url) for url in shards.names(data)])
+    path = remote.local(data) or Path(data).expanduser()
     if path.suffix == ".tar" or "{" in path.name:
         pattern = path if path.is_file() else None
         return path, shards.read([pattern] if pattern else shards.expand(str(path)))
@@ -152,7 +160,9 @@ def _known(mapping: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name.strip().casefold() for name in names)
 
 
-def _choose(found: Sequence[str], mapping: Mapping[str, str], source: Path, images_alone: bool) -> dict[str, str]:
+def _choose(
+    found: Sequence[str], mapping: Mapping[str, str], source: Path | Remote, images_alone: bool
+) -> dict[str, str]:
     """Field -> column name as it stands in the manifest, for the fields that are there."""
     by_name = {name.strip().casefold(): name for name in reversed(found)}
     absent = [name for name in mapping.values() if name.strip().casefold() not in by_name]

@@ -7,6 +7,10 @@ would repeat at once are moved behind the batch. Workers that know a Draw need n
 Near misses change what stands together, not when an epoch ends: the batches that lie within one epoch share its rows
 out anew, and the one that crosses into the next stays as it was drawn. So the draws of an epoch depend on the near misses
 of that epoch alone, each row still comes once an epoch, and a start at any step needs no other epoch's near misses.
+
+Rows that lie in shards behind an address can be drawn by blocks: a few shards, other ones in each epoch, whose rows are mixed
+with each other before the next few begin. So reads of a while are near each other, and a cache on this machine need hold only
+those shards.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from honeclip.errors import DataError
+
+BLOCK_SHARDS, BLOCK_BATCHES = 8, 16
+"""A block is as many shards as hold this many batches, and at least this many shards: what a batch is contrasted with comes
+from several, and which rows meet is another matter in each epoch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +58,7 @@ def order(
     stretch: int = 0,
     since: int = 0,
     neighbours: NDArray[np.int64] | None = None,
+    shards: NDArray[np.int64] | None = None,
 ) -> Iterator[Draw]:
     """The draws from `start_step` on, without end.
 
@@ -65,6 +74,7 @@ def order(
         neighbours: (rows, k) the near misses of each row, best first; -1 is none. They are put into the row's batch. Other
             ones for another epoch: a new call with the first step that lies within it, ceil(epoch * rows / batch) after
             `since`, goes on where the draws of the call before are left.
+        shards: (rows,) the shard of each row as a number from 0; rows are then mixed within blocks of shards.
 
     Raises:
         DataError: there are no rows, or fewer than a batch; neighbours that are no rows.
@@ -75,7 +85,9 @@ def order(
         raise DataError(f"a batch of {batch} cannot be drawn from {rows} rows; train.batch is between 1 and {rows}")
     if neighbours is not None:
         _check_neighbours(neighbours, rows)
-    draws = _draws(rows, batch, (seed, stretch) if stretch else (seed,), start_step - since, neighbours)
+    if shards is not None and (shards.shape != (rows,) or shards.min() < 0):
+        raise DataError(f"shards of shape {shards.shape}: a number from 0 for each of the {rows} rows")
+    draws = _draws(rows, batch, (seed, stretch) if stretch else (seed,), start_step - since, neighbours, shards)
     return (Draw(since + step, indices, size_px, strength, seed) for step, indices in draws)
 
 
@@ -91,10 +103,15 @@ def by_length(draws: Iterator[Draw], lengths: NDArray[np.int64]) -> Iterator[Dra
 
 
 def _draws(
-    rows: int, batch: int, seed: tuple[int, ...], start_step: int, neighbours: NDArray[np.int64] | None
+    rows: int,
+    batch: int,
+    seed: tuple[int, ...],
+    start_step: int,
+    neighbours: NDArray[np.int64] | None,
+    shards: NDArray[np.int64] | None,
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
     epoch, place = divmod(start_step * batch, rows)
-    epochs = _epochs(rows, batch, seed, epoch)
+    epochs = _epochs(rows, batch, seed, epoch, shards)
     if neighbours is not None:
         epochs = (_regrouped(one, batch, number, neighbours) for number, one in enumerate(epochs, epoch))
     current = next(epochs)
@@ -110,19 +127,25 @@ def _draws(
         step += 1
 
 
-def _epochs(rows: int, batch: int, seed: tuple[int, ...], first: int) -> Iterator[NDArray[np.int64]]:
+def _epochs(
+    rows: int, batch: int, seed: tuple[int, ...], first: int, shards: NDArray[np.int64] | None
+) -> Iterator[NDArray[np.int64]]:
     """The permutations of epochs `first`, `first` + 1, ...
 
     What an epoch moves lies within its first `batch` rows, so with two batches in an epoch its last rows are as drawn,
     and the epoch before is all that must be known. With fewer rows the chain is followed from the start: it is short.
     """
+
+    def drawn(epoch: int) -> NDArray[np.int64]:
+        return _permutation(rows, seed, epoch) if shards is None else _by_blocks(shards, batch, seed, epoch)
+
     known = max(0, first - 1) if rows >= 2 * batch else 0
-    previous = _permutation(rows, seed, known)
+    previous = drawn(known)
     if known == first:
         yield previous
     for epoch in range(known + 1, 2**62):
         tail = epoch * rows % batch  # rows of the crossing batch that belong to the epoch before
-        current = _permutation(rows, seed, epoch)
+        current = drawn(epoch)
         if tail:
             current = _without_repeats(current, previous[rows - tail :], batch - tail)
         if epoch >= first:
@@ -132,8 +155,27 @@ def _epochs(rows: int, batch: int, seed: tuple[int, ...], first: int) -> Iterato
 
 def _permutation(rows: int, seed: tuple[int, ...], epoch: int) -> NDArray[np.int64]:
     """A permutation from raw Philox words: numpy promises those for ever, `Generator.permutation` it may change."""
-    words = np.random.Philox(np.random.SeedSequence([*seed, epoch])).random_raw(rows)
-    return np.argsort(words, kind="stable").astype(np.int64)
+    return np.argsort(_words(rows, seed, epoch), kind="stable").astype(np.int64)
+
+
+def _words(count: int, seed: tuple[int, ...], epoch: int) -> NDArray[np.uint64]:
+    return np.random.Philox(np.random.SeedSequence([*seed, epoch])).random_raw(count)
+
+
+def _by_blocks(shards: NDArray[np.int64], batch: int, seed: tuple[int, ...], epoch: int) -> NDArray[np.int64]:
+    """A permutation of shards cut into blocks, and within each block one of its rows."""
+    sizes = np.bincount(shards)
+    words = _words(len(sizes) + len(shards), seed, epoch)
+    block_of = np.zeros(len(sizes), dtype=np.int64)
+    block, held, rows = 0, 0, 0
+    for shard in np.argsort(words[: len(sizes)], kind="stable").tolist():
+        block_of[shard] = block
+        held, rows = held + 1, rows + int(sizes[shard])
+        if held >= BLOCK_SHARDS and rows >= BLOCK_BATCHES * batch:
+            block, held, rows = block + 1, 0, 0
+    if block and rows:
+        block_of[block_of == block] = block - 1  # what is left over is too little to be mixed by itself
+    return np.lexsort((words[len(sizes) :], block_of[shards])).astype(np.int64)
 
 
 def _without_repeats(current: NDArray[np.int64], tail: NDArray[np.int64], head: int) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from honeclip.data import captions, findings, manifest, splits
 from honeclip.data.inspect_images import Progress, inspect
 from honeclip.data.manifest import Manifest
+from honeclip.data.remote import Remote
 from honeclip.data.rows import UNUSABLE, ImageRef, Problem, Row
 from honeclip.data.rows import Member as Member
 from honeclip.domains.domain import Domain
@@ -32,7 +33,7 @@ class Pairs:
     """N usable rows.
 
     Attributes:
-        source: the manifest.
+        source: the manifest: a path, or an address.
         images: where each image is: a path, or a member of an archive.
         captions: cleaned text.
         labels: () where there are none.
@@ -52,7 +53,7 @@ class Pairs:
             device, ...), for figures by subgroup.
     """
 
-    source: Path
+    source: Path | Remote
     images: tuple[ImageRef, ...]
     captions: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]

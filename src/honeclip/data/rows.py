@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from honeclip.data.remote import Remote
+
 
 @dataclass(frozen=True)
 class Member:
     """An image that is a stretch of bytes in a larger file: a tar shard, an Arrow file, unpacked Parquet.
 
     Attributes:
-        archive: the file that holds the bytes.
+        archive: the file that holds the bytes, here or behind an address.
         offset: where they start in it.
         length: how many they are.
         name: what a person knows the image by, for example `shard-003.tar/0042.jpg`.
     """
 
-    archive: Path
+    archive: Path | Remote
     offset: int
     length: int
     name: str
@@ -28,10 +30,14 @@ class Member:
 
         Raises:
             OSError: the archive cannot be read, or is shorter than it was.
+            Unreachable: its address does not answer.
         """
-        with self.archive.open("rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.length)
+        if isinstance(self.archive, Remote):
+            data = self.archive.read(self.offset, self.length)
+        else:
+            with self.archive.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.length)
         if len(data) != self.length:
             raise OSError(f"{self.archive} ends before {self.name} does")
         return data

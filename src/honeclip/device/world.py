@@ -45,6 +45,7 @@ class World:
         local_rank: its number on this machine, which is the number of its card.
         local_size: how many there are on this machine.
         group: the one in which words go; None for a process on its own.
+        store: small values that all of them see (`device.claims`); None for a process on its own.
     """
 
     rank: int = 0
@@ -52,6 +53,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     group: Any = field(default=None, repr=False, compare=False)
+    store: Any = field(default=None, repr=False, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -113,23 +115,24 @@ def joined(device: str = "auto", environ: Mapping[str, str] = os.environ) -> Ite
             "torch.distributed is in use in this process already; honeclip joins its processes itself: call "
             "torch.distributed.destroy_process_group() first"
         )
-    with _in_words("meeting the other processes"):
+    with in_words("meeting the other processes"):
         from torch._C._distributed_c10d import PrefixStore  # not there in a torch that was built without it
         from torch.distributed.rendezvous import rendezvous
 
-        store, _, _ = next(rendezvous("env://", found.rank, found.size, timeout=timedelta(seconds=STEP_S)))
+        common, _, _ = next(rendezvous("env://", found.rank, found.size, timeout=timedelta(seconds=STEP_S)))
+        # torchrun's store still holds the addresses of a run before this one in the same processes
+        store = PrefixStore(f"honeclip/{next(_joined)}", common)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cards else "gloo",
             timeout=timedelta(seconds=STEP_S),
-            # torchrun's store still holds the addresses of a run before this one in the same processes
-            store=PrefixStore(f"honeclip/{next(_joined)}", store),
+            store=store,
             rank=found.rank,
             world_size=found.size,
         )
     try:
-        with _in_words("meeting the other processes"):
+        with in_words("meeting the other processes"):
             group = dist.new_group(backend="gloo", timeout=timedelta(seconds=WAIT_S))
-        yield replace(found, group=group)
+        yield replace(found, group=group, store=store)
     finally:
         dist.destroy_process_group()
 
@@ -137,14 +140,14 @@ def joined(device: str = "auto", environ: Mapping[str, str] = os.environ) -> Ite
 def tell(world: World, words: Any) -> None:
     """From rank 0 to all others, which `hear` it."""
     if world.size > 1:
-        with _in_words("telling the other processes what is next"):
+        with in_words("telling the other processes what is next"):
             dist.broadcast_object_list([words], 0, group=world.group)
 
 
 def hear(world: World) -> Any:
     """What rank 0 tells; waits for it."""
     box = [None]
-    with _in_words("waiting for rank 0"):
+    with in_words("waiting for rank 0"):
         dist.broadcast_object_list(box, 0, group=world.group)
     return box[0]
 
@@ -154,7 +157,7 @@ def collect(world: World, words: Any) -> list[Any]:
     if world.size == 1:
         return [words]
     said: list[Any] | None = [None] * world.size if world.leads else None
-    with _in_words("collecting what the processes say"):
+    with in_words("collecting what the processes say"):
         dist.gather_object(words, said, 0, group=world.group)
     return said or []
 
@@ -165,7 +168,7 @@ def agree(world: World, numbers: Sequence[int]) -> list[list[int]]:
         return [list(numbers)]
     own = torch.tensor(list(numbers), dtype=torch.int64)
     found = [torch.empty_like(own) for _ in range(world.size)]
-    with _in_words("agreeing with the other processes"):
+    with in_words("agreeing with the other processes"):
         dist.all_gather(found, own)
     return [one.tolist() for one in found]
 
@@ -173,7 +176,7 @@ def agree(world: World, numbers: Sequence[int]) -> list[list[int]]:
 def announced(world: World, numbers: Sequence[float]) -> list[float]:
     """Rank 0's numbers, on every process; the others give as many of their own, which do not matter."""
     box = torch.tensor(list(numbers), dtype=torch.float64)
-    with _in_words("hearing from rank 0"):
+    with in_words("hearing from rank 0"):
         dist.broadcast(box, 0)
     return [float(one) for one in box.tolist()]
 
@@ -188,7 +191,7 @@ def gather(world: World, own_RD: Tensor, rows: Sequence[int]) -> list[Tensor]:
     """
     padded = _padded(own_RD.detach(), max(rows))
     into = [torch.empty_like(padded) for _ in rows] if world.leads else None
-    with _in_words("gathering embeddings"):
+    with in_words("gathering embeddings"):
         dist.gather(padded, into, 0)
     return [] if into is None else [one[:count] for one, count in zip(into, rows, strict=True)]
 
@@ -204,7 +207,7 @@ def scatter(world: World, parts: Sequence[Tensor], rows: Sequence[int], like_RD:
     """
     box = _padded(torch.zeros_like(like_RD), max(rows))
     given = [_padded(one, max(rows)) for one in parts] if world.leads else None
-    with _in_words("handing out the gradients of embeddings"):
+    with in_words("handing out the gradients of embeddings"):
         dist.scatter(box, given, 0)
     return box[: rows[world.rank]]
 
@@ -213,7 +216,7 @@ def add_up(world: World, tensors: Sequence[Tensor]) -> None:
     """Puts the sum over all processes into the tensors of rank 0; those of the others are theirs afterwards no more."""
     for bucket in _buckets(tensors):
         flat = torch.cat([one.reshape(-1) for one in bucket])
-        with _in_words("adding up gradients"):
+        with in_words("adding up gradients"):
             dist.reduce(flat, 0)
         if world.leads:
             _put_back(flat, bucket)
@@ -223,7 +226,7 @@ def spread(world: World, tensors: Sequence[Tensor]) -> None:
     """Puts the numbers of rank 0 into the tensors of all processes."""
     for bucket in _buckets(tensors):
         flat = torch.cat([one.reshape(-1) for one in bucket])
-        with _in_words("handing out weights"):
+        with in_words("handing out weights"):
             dist.broadcast(flat, 0)
         if not world.leads:
             _put_back(flat, bucket)
@@ -267,7 +270,7 @@ def _put_back(flat: Tensor, bucket: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _in_words(doing: str) -> Iterator[None]:
+def in_words(doing: str) -> Iterator[None]:
     """An error of torch.distributed as one that says what to do."""
     try:
         yield
@@ -275,5 +278,6 @@ def _in_words(doing: str) -> Iterator[None]:
         reason = str(error).split("] ")[-1].split(". ")[0]
         raise RanksError(
             f"{doing}: another process of this run is gone, or said nothing for too long ({reason}). What it said itself "
-            "stands above, if it could. What was saved goes on with --resume, with as many processes or another number"
+            "stands above, if it could. What was saved goes on with --resume (embed: with the same command), with as many "
+            "processes or another number"
         ) from None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,15 @@ def embed_to_parts(
         RunError: `out` is of another model, preprocessing or data, or another process is writing it.
         NonFiniteError: the model gives NaN or infinite embeddings.
     """
+    rows, header = described(clip, data, part_rows)
+    with locked(out):
+        missing = begin(out, header)
+        write_parts(clip, rows, out, header, missing, batch_size=batch_size, progress=progress)
+    return finished(out, header, rows, len(missing))
+
+
+def described(clip: Clip, data: str | Path, part_rows: int) -> tuple[tuple[Row, ...], Header]:
+    """The rows of a manifest, and what `index.json` says of their embeddings; the same in every process."""
     read = manifest.read(data, images_alone=True)
     header = Header(
         model=clip.source,
@@ -83,24 +93,19 @@ def embed_to_parts(
         rows=len(read.rows),
         part_rows=part_rows,
     )
-    with locked(out):
-        parts.tidy(out)
-        begin(out, header)
-        missing = [number for number in range(header.parts) if not parts.is_whole(out, header, number)]
-        write_parts(clip, read.rows, out, header, missing, batch_size, progress)
-    left_out = {row: why for number in range(header.parts) for row, why in parts.failed(out, number).items()}
-    if len(left_out) == header.rows:
-        raise DataError(f"{data}: none of the {header.rows} images can be read: {next(iter(left_out.values()))}")
-    said = tuple(f"row {row} ({read.rows[row - 1].file}): {why}" for row, why in left_out.items())
-    return Embedded(out, header, header.rows - len(left_out), len(missing), said)
+    return read.rows, header
 
 
-def begin(out: Path, header: Header) -> None:
-    """Writes `index.json`, or sees that the one which is there says the same.
+def begin(out: Path, header: Header) -> list[int]:
+    """Writes `index.json`, or sees that the one which is there says the same. For who holds the folder's lock.
+
+    Returns:
+        The numbers of the parts that are missing.
 
     Raises:
         RunError: it is of something else.
     """
+    parts.tidy(out)
     there = parts.read_header(out)
     if there is None:
         others = sorted(file.name for file in out.iterdir() if not file.name.startswith("."))
@@ -118,6 +123,7 @@ def begin(out: Path, header: Header) -> None:
         }
         differing = [words for name, words in what.items() if getattr(there, name) != getattr(header, name)]
         raise RunError(f"{out} holds embeddings of {', '.join(differing)}: name another --out, or delete that folder")
+    return [number for number in range(header.parts) if not parts.is_whole(out, header, number)]
 
 
 def write_parts(
@@ -125,25 +131,53 @@ def write_parts(
     rows: Sequence[Row],
     out: Path,
     header: Header,
-    numbers: Iterable[int],
+    missing: Sequence[int],
+    places: Iterable[int] | None = None,
+    *,
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> None:
-    """Writes the parts of these numbers; several processes may do so at once, each its own."""
-    wanted = list(numbers)
-    total = sum(len(header.rows_of(number)) for number in wanted)
-    done = 0
-    for number in wanted:
-        chosen = [rows[place] for place in header.rows_of(number)]
+    """Writes parts that are missing; several processes may do so at once, each other ones.
 
-        def said(images: int, _: int, *, before: int = done) -> None:
+    Args:
+        clip: the model.
+        rows: of the manifest.
+        out: the folder, which was begun.
+        header: what it is of.
+        missing: numbers of all parts that nobody has written.
+        places: which of them this process writes, as places among `missing`, rising; None: all.
+        batch_size: images through the model at once.
+        progress: called with (rows of the missing parts up to here, all of them), after each batch too.
+    """
+    ends = list(accumulate((len(header.rows_of(number)) for number in missing), initial=0))
+    for place in range(len(missing)) if places is None else places:
+        chosen = [rows[row] for row in header.rows_of(missing[place])]
+
+        def said(images: int, _: int, *, before: int = ends[place]) -> None:
             if progress:
-                progress(before + images, total)
+                progress(before + images, ends[-1])
 
-        parts.write(out, header, number, _part(clip, chosen, batch_size, said))
-        done += len(chosen)
-        if progress:
-            progress(done, total)
+        parts.write(out, header, missing[place], _part(clip, chosen, batch_size, said))
+        said(len(chosen), 0)
+
+
+def finished(out: Path, header: Header, rows: Sequence[Row], computed: int) -> Embedded:
+    """What is in a folder all of whose parts are there.
+
+    Args:
+        out: the folder.
+        header: what it is of.
+        rows: of the manifest.
+        computed: parts that were written now.
+
+    Raises:
+        DataError: not one image could be read.
+    """
+    left_out = {row: why for number in range(header.parts) for row, why in parts.failed(out, number).items()}
+    if len(left_out) == header.rows:
+        raise DataError(f"{header.data}: none of the {header.rows} images can be read: {next(iter(left_out.values()))}")
+    said = tuple(f"row {row} ({rows[row - 1].file}): {why}" for row, why in left_out.items())
+    return Embedded(out, header, header.rows - len(left_out), computed, said)
 
 
 def _part(clip: Clip, rows: Sequence[Row], batch_size: int, progress: Progress) -> Part:

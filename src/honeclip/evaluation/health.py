@@ -113,6 +113,8 @@ def name(pairs: Pairs, row: int) -> str:
     """An image as its manifest names it, below the manifest's folder where it lies there."""
     ref = pairs.images[row]
     given = pairs.files[row] if pairs.files else str(ref) if isinstance(ref, Path) else ref.name
+    if not isinstance(pairs.source, Path):
+        return given
     folder = pairs.source.parent
     return Path(given).relative_to(folder).as_posix() if Path(given).is_relative_to(folder) else given
 

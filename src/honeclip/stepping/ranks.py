@@ -234,3 +234,17 @@ def said_of(fault: Exception) -> Said:
     if isinstance(fault, HoneclipError):
         return fault.exit_code, str(fault)
     return 1, f"{type(fault).__name__}: {fault}"
+
+
+def ended_by_leader(world: World, said: Said) -> RanksError:
+    """The error of a process whose rank 0 ends with one, after that has had its time to say it.
+
+    Args:
+        world: who this process is.
+        said: exit code and words of rank 0.
+    """
+    exit_code, words = said
+    worlds.outlive_leader(world)
+    ended = RanksError(f"rank {world.rank} ends with rank 0: {words}")
+    ended.exit_code = exit_code
+    return ended

@@ -15,12 +15,14 @@ import numpy as np
 from torch import Tensor
 
 from honeclip.checkpoint import load as checkpoints
+from honeclip.data import remote
 from honeclip.data.inspect_images import inspect
 from honeclip.data.pairs import ImageRef, Member, Pairs
+from honeclip.data.remote import Remote
 from honeclip.device import detect
 from honeclip.embedding.embed import embed
 from honeclip.embedding.features import Features
-from honeclip.errors import DataError, HoneclipError
+from honeclip.errors import DataError, HoneclipError, Unreachable
 from honeclip.model.clip import Clip
 from honeclip.model.load import load
 from honeclip.preprocess.images import Facts
@@ -71,7 +73,7 @@ def of(clip: Clip, pairs: Pairs, features: Features | None = None) -> Eight | No
     """
     try:
         found = embed(clip, pairs, features=features)
-    except DataError:  # a run does not end for what only a check would have asked for
+    except (DataError, Unreachable):  # a run does not end for what only a check would have asked for
         return None
     kept = pairs.select(found.rows)
     about = {
@@ -89,8 +91,11 @@ def again(checkpoint: Path) -> Again:
     about: Mapping[str, Any] | None = state.json.get("pairs")
     if about is None or "pairs" not in state.tensors:
         return Again(False, False, "it was saved without embeddings to compare with")
-    refs = [_ref(one) for one in about["images"]]
-    facts = inspect(refs)
+    try:
+        refs = [_ref(one) for one in about["images"]]
+        facts = inspect(refs)
+    except (DataError, Unreachable) as error:
+        return Again(False, False, str(error))
     for ref, sha in zip(refs, about["sha256"], strict=True):
         seen = facts[ref]
         if not isinstance(seen, Facts):
@@ -132,11 +137,14 @@ def _pairs(source: Path, refs: Sequence[ImageRef], about: Mapping[str, Any]) -> 
 
 def _where(ref: ImageRef) -> dict[str, Any]:
     if isinstance(ref, Member):
-        return {**asdict(ref), "archive": str(ref.archive.absolute())}
+        archive = ref.archive.url if isinstance(ref.archive, Remote) else str(ref.archive.absolute())
+        return {**asdict(ref), "archive": archive}
     return {"path": str(ref.absolute())}
 
 
 def _ref(stored: Mapping[str, Any]) -> ImageRef:
     if "path" in stored:
         return Path(stored["path"])
-    return Member(Path(stored["archive"]), stored["offset"], stored["length"], stored["name"])
+    where = stored["archive"]
+    archive = remote.find(where) if remote.is_address(where) else Path(where)
+    return Member(archive, stored["offset"], stored["length"], stored["name"])

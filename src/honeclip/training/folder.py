@@ -19,6 +19,7 @@ from honeclip import config as configs
 from honeclip.checkpoint.lock import LOCK
 from honeclip.checkpoint.manifest import sha256
 from honeclip.config import Config
+from honeclip.data.remote import is_address
 from honeclip.errors import BadInput, ConfigError, HoneclipError, RunError
 from honeclip.training import settings
 
@@ -287,7 +288,7 @@ def absolute(config: Config) -> Config:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute()) if path else ""
+    return str(Path(path).expanduser().absolute()) if path and not is_address(path) else path
 
 
 def _domain(name: str) -> str:

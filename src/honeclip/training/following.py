@@ -23,7 +23,7 @@ from honeclip.model.recompute import recompute
 from honeclip.model.towers import freeze_batch_norm
 from honeclip.monitoring.terminal import Progress
 from honeclip.stepping.plan import NO_PLAN
-from honeclip.stepping.ranks import ranked_step, said_of
+from honeclip.stepping.ranks import ended_by_leader, ranked_step, said_of
 from honeclip.training import setup, stages
 from honeclip.training.frozen import Known
 from honeclip.training.loop import Learner, step_seed
@@ -67,14 +67,11 @@ def follow(world: World, device: str, stop: Stop) -> Any:
 
 
 def _over(world: World, message: End, failed: Exception | None) -> Any:
-    exit_code, words = message.said
-    if not exit_code:
+    if not message.said[0]:
         return message.result
-    worlds.outlive_leader(world)
+    ended = ended_by_leader(world, message.said)
     if failed is not None and not isinstance(failed, HoneclipError):
         raise failed  # a fault of honeclip: its traceback is wanted
-    ended = RanksError(f"rank {world.rank} ends with rank 0: {words}")
-    ended.exit_code = exit_code
     raise ended
 
 

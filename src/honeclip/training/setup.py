@@ -19,6 +19,7 @@ from honeclip.data import loader
 from honeclip.data.loader import Batch
 from honeclip.data.order import Draw, by_length, order
 from honeclip.data.pairs import Pairs
+from honeclip.data.shards import far
 from honeclip.device import precision
 from honeclip.device.memory import budget
 from honeclip.domains import domain as domains
@@ -193,6 +194,7 @@ def batches(
         stretch=stage.stretch,
         since=stage.since,
         neighbours=neighbours,
+        shards=far(found.train.images),
     )
     if learner.lengths is not None and learner.text_feed.features_NF is None:
         draws = by_length(draws, learner.lengths)
