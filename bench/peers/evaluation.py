@@ -33,7 +33,9 @@ from honeclip.model.load import load
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv-clip_benchmark"
 CLIP_BENCHMARK = "1.6.2"
-PACKAGES = (f"clip_benchmark=={CLIP_BENCHMARK}", f"open_clip_torch=={versions()['open_clip_torch']}")
+PACKAGES = (f"clip_benchmark=={CLIP_BENCHMARK}", f"open_clip_torch=={versions()['open_clip_torch']}", "numpy<2.4")
+"""Its accuracy makes a float of an array with one entry, which numpy 2.4 refuses."""
+
 TASKS = ("retrieval", "both")
 LARGEST = 1e-9
 """By which scores may differ: they are counts of queries over a number of queries."""

@@ -140,20 +140,3 @@ def test_the_grid_measures_a_point_in_a_process_and_names_one_that_fails(tmp_pat
     assert "nowhere" in found["faults"][0]
     assert found["rows"][0]["measured_bytes"] > 0
     assert (tmp_path / "out" / "memory.svg").is_file()
-
-
-@pytest.mark.slow
-def test_three_loaders_give_the_same_pixels_and_their_speeds(session_home):
-    pytest.importorskip("open_clip_train.data")
-    command = [sys.executable, str(BENCH / "peers" / "loading.py"), "--model", "random:RN50", "--rounds", "1"]
-    done = subprocess.run(
-        [*command, "--workers", "0", "--batch", "256"],
-        capture_output=True,
-        text=True,
-        env=tiny_runs.environment(session_home),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["contestants"].keys() == {"honeclip", "open_clip_csv", "image_folder"}
-    assert found["ratios"].keys() == {"over_open_clip_csv", "over_image_folder"}
