@@ -2,8 +2,9 @@
 
     python bench/peers/run.py --data ../shared/data/tuxpaint_stamps
 
-prints one JSON object. README.md says what is compared, and what is not fair and to whom. Every measurement is a process
-of its own; rounds are interleaved, so that work of others on the machine meets all contestants alike.
+prints one JSON object. Without --data all learn the molecules that `honeclip quickstart` draws. README.md says what is
+compared, and what is not fair and to whom. Every measurement is a process of its own; rounds are interleaved, so that work of
+others on the machine meets all contestants alike.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import contestants
 import torch
 
+from honeclip import quickstart
 from honeclip.config import Memory
 from honeclip.device import detect
 from honeclip.device.facts import machine, versions
@@ -51,14 +55,23 @@ def main() -> None:
         print(json.dumps(measure(args, json.loads(args.one))))
         return
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
-    for number in range(args.rounds):
-        # every second round runs the other way, so that none has always the same neighbour
-        names = list(args.only)
-        for name in names if number % 2 == 0 else names[::-1]:
-            found = _in_a_process(_task(name, results))
-            results[name].append(found)
-            print(f"round {number + 1}, {name}: {found}", file=sys.stderr, flush=True)
-    print(json.dumps(_report(args, results)))
+    with tempfile.TemporaryDirectory() as folder:
+        data, said = (args.data, args.data) if args.data else drawn(Path(folder))
+        print(f"data: {said}", file=sys.stderr, flush=True)
+        for number in range(args.rounds):
+            # every second round runs the other way, so that none has always the same neighbour
+            names = list(args.only)
+            for name in names if number % 2 == 0 else names[::-1]:
+                found = _in_a_process(_task(name, results), data)
+                results[name].append(found)
+                print(f"round {number + 1}, {name}: {found}", file=sys.stderr, flush=True)
+    print(json.dumps(_report(args, results, said)))
+
+
+def drawn(folder: Path) -> tuple[str, str]:
+    """The sample data of `quickstart`: where it was written, and what it is in words."""
+    counts = quickstart.draw(folder)
+    return str(folder), f"molecules that honeclip quickstart draws, {counts['train']} to learn from"
 
 
 def measure(args: argparse.Namespace, task: dict[str, Any]) -> dict[str, Any]:
@@ -108,14 +121,14 @@ def _task(name: str, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]
     return {"name": name}
 
 
-def _in_a_process(task: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", json.dumps(task)]
+def _in_a_process(task: dict[str, Any], data: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--data", data, "--one", json.dumps(task)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def _report(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _report(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]], data: str) -> dict[str, Any]:
     figures = {}
     for name, rounds in results.items():
         seconds = [one for found in rounds for one in found["seconds"]]
@@ -131,6 +144,7 @@ def _report(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) 
             "rounds": rounds,
         }
     return {
+        "data": data,
         "batch": args.batch,
         "micro_batch": args.micro_batch,
         "model": args.model,
@@ -164,12 +178,12 @@ def _ratio(figures: dict[str, Any], peer: str, ours: str, goal: float) -> dict[s
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", required=True, help="a manifest with at least --batch rows to train on")
+    parser.add_argument("--data", help="a manifest with at least --batch rows to train on; else quickstart's molecules")
     parser.add_argument("--model", default="random:ViT-B-32", help="any model source with a native CLIP")
     parser.add_argument("--batch", type=int, default=64, help="effective batch in pairs")
     parser.add_argument("--micro-batch", type=int, default=8, help="pairs through a tower at once")
     parser.add_argument("--steps", type=int, default=1, help="steps of a process that count, after one that does not")
-    parser.add_argument("--rounds", type=int, default=3, help="processes a contestant")
+    parser.add_argument("--rounds", type=int, default=5, help="processes a contestant")
     parser.add_argument("--threads", type=int, help="threads of torch; 1 on a machine that others use (README.md)")
     parser.add_argument("--device", default="cpu", help="cpu, mps or cuda")
     parser.add_argument("--only", default=",".join(NAMES), help="contestants, in a comma-separated list")

@@ -186,13 +186,26 @@ def test_the_command_measures_every_contestant_in_its_own_process(contestants, d
         assert one["samples_per_second"] == pytest.approx(8 / one["seconds_per_step"])
         assert one["peak_memory_bytes"] > 0
     assert found["ratios"] == {}
+    assert found["data"] == str(data)
     assert {"torch", "open_clip_torch", "sentence_transformers"} <= found["versions"].keys()
+
+
+@pytest.mark.slow
+def test_without_data_all_learn_the_molecules_of_quickstart(contestants, model, session_home):
+    command = [sys.executable, str(PEERS / "run.py"), "--model", str(model), "--batch", "8", "--micro-batch", "4"]
+    options = ["--rounds", "1", "--only", "plain,honeclip_all"]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, env=tiny_runs.environment(session_home), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["data"].startswith("molecules that honeclip quickstart draws")
+    assert found["contestants"].keys() == {"plain", "honeclip_all"}
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ([], "--data"),
         (["--data", "D", "--precision", "bf16"], "--precision"),
         (["--data", "D", "--keep", "2"], "--keep"),
         (["--data", "D", "--batch", "0"], "--batch"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from honeclip.cli.bench_device import device
 from honeclip.cli.options import Device, Json
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -53,16 +54,21 @@ def train(
     ] = None,
     budget_gb: Annotated[float | None, typer.Option("--budget-gb", help="Memory of the process in GB.")] = None,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Beside open_clip and sentence-transformers, on --data; in a checkout.")
+        bool, typer.Option("--peers", help="Beside open_clip and sentence-transformers; in a checkout.")
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Time and memory of whole training steps, and the memory that was predicted. What is not given is planned.
 
+    With --peers and no --data all learn the molecules that quickstart draws.
+
     Example: honeclip bench train --model random:ViT-B-32 --batch 64 --micro-batch 8 --keep 4 --json
     """
     if peers:
+        from honeclip.cli import bench_peers
+        from honeclip.cli.output import show
+
         planned = {
             "--keep": keep,
             "--size": size,
@@ -70,7 +76,11 @@ def train(
             "--recompute": recompute,
             "--budget-gb": budget_gb,
         }
-        _peers(model, batch, micro_batch or 8, precision, steps, data, planned, device, as_json)
+        figures = bench_peers.train(model, batch, micro_batch or 8, precision, steps, data, planned, device)
+        if as_json:
+            _print(figures, as_json)
+        else:
+            show("\n".join(bench_peers.train_lines(figures)))
         return
     from honeclip.bench import train as work
 
@@ -169,6 +179,9 @@ def attention(
     _print(work.run(model, size, slice_, device=device), as_json)
 
 
+app.command()(device)
+
+
 @app.command()
 def inference(
     model: AnyModel = "random:ViT-B-32",
@@ -222,7 +235,9 @@ def serving(
 
     _check(precision)
     if peers:
-        _serving_peers(model, data, precision, slo, soak, device, seconds, as_json)
+        from honeclip.cli import bench_peers
+
+        _print(bench_peers.serving(model, data, precision, slo, soak, device, seconds), as_json)
         return
     wanted = limits.read(slo) if slo else {}
     figures = work.run(
@@ -262,99 +277,6 @@ def _numbers(option: str, text: str) -> list[int]:
     if not all(one.strip().isdecimal() for one in text.split(",")):
         raise BadInput(f"{option} {text}: numbers with commas between them, as in 1,8,32")
     return [int(one) for one in text.split(",")]
-
-
-def _peers(
-    model: str,
-    batch: int,
-    micro_batch: int,
-    precision: str,
-    steps: int,
-    data: str | None,
-    planned: Mapping[str, object],
-    device: str,
-    as_json: bool,
-) -> None:
-    """Runs bench/peers/run.py of the checkout that this file lies in; the peers are no part of the package."""
-    from honeclip.cli.output import emit, show
-    from honeclip.device import detect
-    from honeclip.errors import BadInput
-
-    script = _in_checkout("bench/peers/run.py")
-    if data is None:
-        raise BadInput("--peers: the peers are compared on real captions: give --data D")
-    if precision not in ("auto", "fp32"):
-        raise BadInput(f"--precision {precision}: the peers are compared in fp32")
-    for name, value in planned.items():
-        if value is not None:
-            raise BadInput(f"{name} with --peers: what honeclip keeps follows from its peers' memory; leave {name} out")
-    numbers = {"--batch": batch, "--micro-batch": micro_batch, "--steps": steps}
-    if too_small := [name for name, value in numbers.items() if value < 1]:
-        raise BadInput(f"{too_small[0]} {numbers[too_small[0]]}: it is at least 1")
-    given = {"--model": model, "--data": data, "--device": detect.choose(device).type, **numbers}
-    figures = _figures_of(script, [str(word) for pair in given.items() for word in pair])
-    if as_json:
-        emit(figures)
-        return
-    for name, one in figures["contestants"].items():
-        show(f"{name:<16}{one['samples_per_second']:8.2f} pairs/s {one['peak_memory_bytes'] / 1e9:8.2f} GB")
-    for name, one in figures["ratios"].items():
-        show(
-            f"{name:<30}{one['median']:6.2f} (goal {one['goal']}), CPU {one['cpu']:.2f}, memory {one['peak_share']:.2f}"
-        )
-
-
-def _serving_peers(
-    model: str,
-    data: str | None,
-    precision: str,
-    slo: Path | None,
-    soak: float,
-    device: str,
-    seconds: float,
-    as_json: bool,
-) -> None:
-    """Runs bench/serving/peers.py of the checkout that this file lies in."""
-    from honeclip.errors import BadInput
-
-    given = {"--data": data, "--slo": slo, "--soak": soak or None}
-    if other := [name for name, value in given.items() if value is not None]:
-        raise BadInput(
-            f"{other[0]} with --peers: two servers are compared, on made pictures and captions; leave it out"
-        )
-    if model != "random:ViT-B-32" or precision != "fp32" or device not in ("auto", "cpu"):
-        raise BadInput("--peers: what is compared is random:ViT-B-32 in fp32 on the CPU; leave the other options out")
-    if not seconds > 0:
-        raise BadInput(f"--seconds {seconds:g}: it is more than 0")
-    _print(_figures_of(_in_checkout("bench/serving/peers.py"), ["--seconds", str(seconds)]), as_json)
-
-
-def _in_checkout(name: str) -> Path:
-    """A script that is no part of the package."""
-    from honeclip.errors import BadInput
-
-    script = Path(__file__).resolve().parents[3] / name
-    if not script.is_file():
-        raise BadInput(
-            "--peers: the peers' benchmarks are not in the installed package; they are in honeclip's repository, as "
-            f"{name}. Clone it, `uv sync`, and run the same command there"
-        )
-    return script
-
-
-def _figures_of(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """The JSON that a script prints."""
-    import json
-    import subprocess
-    import sys
-
-    from honeclip.errors import HoneclipError
-
-    done = subprocess.run([sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise HoneclipError(f"{script.name} ended with exit code {done.returncode}; what it said stands above")
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
 
 
 def _print(figures: Mapping[str, Any], as_json: bool) -> None:

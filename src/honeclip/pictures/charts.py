@@ -154,14 +154,24 @@ def lines(
         return _svg(figure, says)
 
 
-def dots(names: Sequence[str], series: Sequence[tuple[str, Sequence[Dot | None]]], *, x_label: str, says: str) -> str:
+def dots(
+    names: Sequence[str],
+    series: Sequence[tuple[str, Sequence[Dot | None]]],
+    *,
+    x_label: str,
+    says: str,
+    x_range: tuple[float, float] = (0.0, 1.0),
+    mark: float | None = None,
+) -> str:
     """A dot a figure with its interval as a line, one row a name, the series of a row close together.
 
     Args:
         names: of the rows, top to bottom.
         series: at most three, each with one dot a row or None.
-        x_label: what the figures are; the axis goes from 0 to 1.
+        x_label: what the figures are.
         says: one sentence for those who cannot see the chart.
+        x_range: both ends of the axis.
+        mark: where a dashed upright line stands.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 0.8 + 0.33 * max(3, len(names))), layout="constrained")
@@ -175,7 +185,10 @@ def dots(names: Sequence[str], series: Sequence[tuple[str, Sequence[Dot | None]]
             axes.plot(values, heights, "o", color=colour, markersize=4.5, label=name, clip_on=False)  # whole at 0 and 1
         axes.set_yticks(range(len(names)), list(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(-0.01, 1.01)
+        beyond = 0.01 * (x_range[1] - x_range[0])
+        axes.set_xlim(x_range[0] - beyond, x_range[1] + beyond)
+        if mark is not None:
+            axes.axvline(mark, color=SOFT, ls="--", lw=1.0)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

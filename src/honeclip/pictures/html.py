@@ -5,6 +5,7 @@ Every value that a template is given is escaped, whatever it came from, but char
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,21 @@ def render(template: str, **context: Any) -> str:
         context: what it names; text is escaped, `trusted` text is not.
     """
     return _environment().get_template(template).render(**context)
+
+
+def alone(svg: str) -> str:
+    """A chart as a file of its own: SVG with its namespace, white paper, and the colours that a page has by day.
+
+    Args:
+        svg: what a function of `charts` gave.
+    """
+    by_day = re.findall(
+        r"--([\w-]+): (#\w+);", (TEMPLATES / "base.html").read_text(encoding="utf-8").split("@media")[0]
+    )
+    for name, colour in by_day:
+        svg = svg.replace(f"var(--{name})", colour)
+    paper = dict(by_day)["paper"]
+    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="background: {paper}" ', 1) + "\n"
 
 
 def trusted(markup: str) -> Markup:
