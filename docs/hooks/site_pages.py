@@ -58,7 +58,7 @@ FORMS = {
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lists the commands in the order of `honeclip --help`."""
-    section = next(item["Commands"] for item in config.nav or [] if "Commands" in item)
+    section = _section(config.nav, "Commands")
     section += [{name: f"commands/{name}.md"} for name in _root().commands]
     return config
 
@@ -66,7 +66,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made here."""
     pages = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in COPIES.items()}
-    pages["losses/index.md"] = _losses(ROOT / "docs" / "losses")
+    pages["losses/index.md"] = _losses(ROOT / "docs", _section(_section(config.nav, "Training"), "Losses"))
     pages |= commands()
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
@@ -102,7 +102,7 @@ def keys() -> str:
     parts = []
     for section, table in run_config.Config.model_fields.items():
         kind = type(table.default)
-        parts.append(f"## `[{section}]` {{: #{section} }}")
+        parts.append(f"## `[{section}]`")
         parts.append(_sentence((kind.__doc__ or "").partition(": ")[2]))
         rows = [
             f"| `{section}.{name}` | `{run_config._toml_value(field.default)}` | {form(kind.__annotations__[name])} "
@@ -118,7 +118,7 @@ def form(annotation: str) -> str:
     parts = []
     for one in re.split(r" \| ", annotation):
         chosen = re.fullmatch(r"Literal\[(.*)\]", one)
-        parts.append(", ".join(f"`{word}`" for word in re.findall(r'"(\w+)"', chosen[1])) if chosen else FORMS[one])
+        parts.append(", ".join(f"`{word}`" for word in re.findall(r"\w+", chosen[1])) if chosen else FORMS[one])
     return ", ".join(parts)
 
 
@@ -137,7 +137,7 @@ def _command(name: str, command: Any, level: int) -> Iterator[str]:
         yield "\n".join(["```bash", *examples, "```"])
     for kind, title in (("argument", "argument"), ("option", "option")):
         records = [one.get_help_record(context) for one in command.get_params(context) if one.param_type_name == kind]
-        rows = [f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in filter(None, records)]
+        rows = [f"| `{names}` | {_cell(meaning)} |" for names, meaning in filter(None, records)]
         if rows:
             yield "\n".join([f"| {title} | meaning |", "|---|---|", *rows])
     if name == "honeclip fit":
@@ -159,13 +159,19 @@ def _told(text: str) -> tuple[str, list[str]]:
     return "\n\n".join(told), examples
 
 
-def _losses(folder: Path) -> str:
+def _section(nav: Any, title: str) -> list[Any]:
+    return next(item[title] for item in nav if isinstance(item, dict) and title in item)
+
+
+def _losses(docs: Path, order: list[Any]) -> str:
+    """The pages of losses in the order of the navigation, each with when to use it."""
     rows = []
-    for page in sorted(folder.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        idea = text.split("## When to use it\n")[1].split("\n## ")[0]
-        rows.append(f"| [{text.splitlines()[0].removeprefix('# ')}]({page.name}) | {_cell(idea.strip().partition(chr(10) * 2)[0])} |")
-    told = "Each can be combined with the others by `--set`, is exact in pieces, and was measured against the plain one: docs/results.md."
+    for page in (one for one in order if isinstance(one, str)):
+        text = (docs / page).read_text(encoding="utf-8")
+        title = text.splitlines()[0].removeprefix("# ")
+        when = text.partition("## When to use it\n\n")[2].partition("\n\n")[0]
+        rows.append(f"| [{title}]({Path(page).name}) | {_cell(when)} |")
+    told = "What each of them asks of a batch, and what it costs, stands on its page; what it won and lost in docs/results.md."
     return "\n\n".join(["# Losses", told, "\n".join(["| loss | when to use it |", "|---|---|", *rows])])
 
 
@@ -189,7 +195,7 @@ def _linked(text: str, source: str, files: Files) -> str:
         return f"[{found[0]}]({to})" if to else found[0]
 
     text = re.sub(r"\]\((?!\w+:|#)([^)\s]+)\)", link, text)
-    return re.sub(r"(?<![\w/\[(-])docs/[\w/-]+\.md(?!\])", mention, text)
+    return re.sub(r"(?<!\]\()(?<![\w/\[-])docs/[\w/-]+\.md(?!\])", mention, text)
 
 
 def _page(path: str) -> str:
