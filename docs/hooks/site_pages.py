@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import licences  # beside this file; mkdocs looks there while it imports a hook
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -32,6 +33,9 @@ CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 
 KEYS = "<!-- every key -->"
 """Where docs/config.md has its tables."""
+
+PACKAGES = "<!-- every package -->"
+"""Where docs/licences.md has its table."""
 
 FORMS = {
     "str": "text",
@@ -76,8 +80,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
     """Links that lead out of docs/ lead to the page of what they name; a `docs/x.md` in a sentence becomes a link."""
     source = next((one for one, at in COPIES.items() if at == page.file.src_uri), f"docs/{page.file.src_uri}")
+    for mark, made in {KEYS: keys, PACKAGES: licences.table}.items():
+        markdown = markdown.replace(mark, made()) if mark in markdown else markdown
     # every second part is code, which stays as it is
-    parts = CODE.split(markdown.replace(KEYS, keys()))
+    parts = CODE.split(markdown)
     return "".join(part if number % 2 else _linked(part, source, files) for number, part in enumerate(parts))
 
 
