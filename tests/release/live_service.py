@@ -97,3 +97,10 @@ def make(folder: Path, honeclip: Path, model: Path, environment: dict[str, str],
         "HONECLIP_STOP": str(folder / "stop"),
     }
     return Service(folder, url, {**environment, **own})
+
+
+def until_gone(service: Service, within_s: float = 60) -> None:
+    """Until nobody answers any more."""
+    end = time.monotonic() + within_s
+    while service.status("/livez"):
+        assert time.monotonic() < end, "it did not end"
