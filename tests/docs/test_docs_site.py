@@ -90,6 +90,12 @@ def test_every_link_and_picture_leads_to_something(site, pages):
                 assert unquote(to.fragment) in pages[path].places, f"{at}: {link}"
 
 
+def test_every_block_of_code_and_table_is_read_as_one(site):
+    for file in site.rglob("index.html"):
+        text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.search(r"```|\|-{3,}\||^\{:|<p>- ", text, re.MULTILINE), file
+
+
 def test_links_of_the_readme_lead_to_files():
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
