@@ -67,7 +67,9 @@ class Service:
 
     def serves(self) -> str:
         """The model's public name."""
-        return str(httpx.get(f"{self.url}/v1/models", trust_env=False, timeout=30).json()["data"][0]["id"])
+        headers = {"Authorization": f"Bearer {self.environment.get('HONECLIP_KEY', '')}"}
+        answer = httpx.get(f"{self.url}/v1/models", headers=headers, trust_env=False, timeout=30)
+        return str(answer.json()["data"][0]["id"])
 
     def kill(self) -> None:
         with contextlib.suppress(OSError, ValueError):

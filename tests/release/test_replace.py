@@ -47,8 +47,11 @@ def service(tmp_path, models, session_home) -> Iterator[Callable[..., Service]]:
         one.kill()
 
 
-def test_a_model_is_put_into_service_and_taken_back(service, models):
-    running = service()
+def test_a_model_is_put_into_service_and_taken_back(service, models, tmp_path):
+    (tmp_path / "keys").write_text("office:a-key-of-this-test-alone-1234\n")
+    (tmp_path / "keys").chmod(0o600)
+    running = service("--api-key-file", tmp_path / "keys")
+    running.environment["HONECLIP_KEY"] = "a-key-of-this-test-alone-1234"
     assert running.serves() == "a"
     done = running.replace(models / "b")
     assert done.returncode == 0, done.stderr
