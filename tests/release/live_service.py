@@ -67,7 +67,8 @@ class Service:
 
     def serves(self) -> str:
         """The model's public name."""
-        headers = {"Authorization": f"Bearer {self.environment.get('HONECLIP_KEY', '')}"}
+        key = self.environment.get("HONECLIP_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         answer = httpx.get(f"{self.url}/v1/models", headers=headers, trust_env=False, timeout=30)
         return str(answer.json()["data"][0]["id"])
 
