@@ -17,7 +17,7 @@ from honeclip.domains import schema
 from honeclip.domains.domain import load
 
 GUIDE = Path(__file__).parents[1] / "docs" / "domains.md"
-BLOCK = re.compile(r"```(\w+)(?: (\S+))?\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(\w+)(?: title=\"(\S+)\")?\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from honeclip.stepping.step import StepResult, cached_step
     from honeclip.training.run import Run, fit
 
-__all__ = ["Clip", "Report", "Run", "StepResult", "cached_step", "evaluate", "fit", "load"]
+    __version__: str
 
-__version__ = "0.1.0"
+__all__ = ["Clip", "Report", "Run", "StepResult", "cached_step", "evaluate", "fit", "load"]
 
 _HOMES = {
     "Clip": "honeclip.model.clip",
@@ -32,6 +32,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'honeclip' has no attribute {name!r}")
     import importlib
@@ -40,4 +42,14 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    """Of the installed package, which has it from the git tag; of sources that are not installed it is not known."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("honeclip")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
