@@ -81,7 +81,9 @@ def serving(
 
     given = {"--data": data, "--slo": slo, "--soak": soak or None}
     if other := [name for name, value in given.items() if value is not None]:
-        raise BadInput(f"{other[0]} with --peers: two servers are compared, on made pictures and captions; leave it out")
+        raise BadInput(
+            f"{other[0]} with --peers: two servers are compared, on made pictures and captions; leave it out"
+        )
     if model != "random:ViT-B-32" or precision != "fp32" or device not in ("auto", "cpu"):
         raise BadInput("--peers: what is compared is random:ViT-B-32 in fp32 on the CPU; leave the other options out")
     if not seconds > 0:
