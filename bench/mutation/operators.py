@@ -6,6 +6,7 @@ Nothing is changed that no test is meant to see: docstrings, annotations, the wo
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -172,7 +173,7 @@ class _Finder:
                 self._operator("arithmetic", left, op, right, ARITHMETIC)
             case ast.BoolOp(op=op, values=values):
                 word, other = ("and", "or") if isinstance(op, ast.And) else ("or", "and")
-                for before, after in zip(values, values[1:], strict=False):
+                for before, after in itertools.pairwise(values):
                     self._between("boolean", before, after, word, other)
             case ast.UnaryOp(operand=operand) if not isinstance(operand, ast.Constant):
                 self._add("unary", node, self._text(operand))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import os
@@ -74,15 +75,17 @@ class Baseline:
     seconds: dict[str, float]
     lines: dict[str, dict[int, set[str]]]
 
-    def tests_of(self, file: str, mutant: Mutant) -> list[str]:
-        """The tests that come by the statement of a mutant, the quickest first."""
+    def tests_of(self, file: str, mutant: Mutant, most_s: float) -> list[str]:
+        """The tests that come by the statement of a mutant, the quickest first, as many as take `most_s` together."""
         of_file = self.lines.get(file, {})
         lines = range(mutant.first, mutant.last + 1)
         found = set().union(*(of_file.get(line, set()) for line in lines))
         if not found or "" in found:  # what is read when the module is imported: any test of the file may see it
             found = set().union(*of_file.values()) if of_file else set()
         found |= {one for one in self.seconds if one.split("::")[0] in IN_PROCESSES.get(file, ())}
-        return sorted(found - {""}, key=lambda one: (self.seconds.get(one, 0.0), one))
+        order = sorted(found - {""}, key=lambda one: (self.seconds.get(one, 0.0), one))
+        took = list(itertools.accumulate(self.seconds.get(one, 0.0) for one in order))
+        return [one for one, until in zip(order, took, strict=True) if until <= max(most_s, took[0])]
 
 
 class _Only:
@@ -95,7 +98,9 @@ class _Only:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         if self.place is not None:
-            items[:] = sorted((one for one in items if one.nodeid in self.place), key=lambda one: self.place[one.nodeid])
+            items[:] = sorted(
+                (one for one in items if one.nodeid in self.place), key=lambda one: self.place[one.nodeid]
+            )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
@@ -157,9 +162,7 @@ def baseline(copy: Path, package: str) -> Baseline:
 
     def work() -> int:
         os.environ["COVERAGE_FILE"] = str(data)
-        code = _pytest(
-            copy, TESTS[package], plugin, f"--cov=honeclip.{package}", "--cov-context=test", "--cov-report="
-        )
+        code = _pytest(copy, TESTS[package], plugin, f"--cov=honeclip.{package}", "--cov-context=test", "--cov-report=")
         seconds.write_text(json.dumps(plugin.seconds))
         modules.write_text(json.dumps([name for name in sys.modules if not name.startswith(COLD)]))
         return code
@@ -227,7 +230,9 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
 
 
-def judged(copies: Sequence[Path], base: Baseline, chosen: Sequence[tuple[str, Mutant]]) -> list[dict[str, Any]]:
+def judged(
+    copies: Sequence[Path], base: Baseline, chosen: Sequence[tuple[str, Mutant]], most_s: float
+) -> list[dict[str, Any]]:
     """What became of each mutant; as many at once as there are copies."""
     free, running = list(copies), {}
     found: list[dict[str, Any]] = []
@@ -238,7 +243,7 @@ def judged(copies: Sequence[Path], base: Baseline, chosen: Sequence[tuple[str, M
             copy = free.pop()
             source = (ROOT / "src" / "honeclip" / file).read_text(encoding="utf-8")
             (copy / "src" / "honeclip" / file).write_text(mutant.applied(source), encoding="utf-8")
-            names = base.tests_of(file, mutant)
+            names = base.tests_of(file, mutant, most_s)
             record = {
                 "file": file,
                 "line": mutant.line,
@@ -278,19 +283,23 @@ def judged(copies: Sequence[Path], base: Baseline, chosen: Sequence[tuple[str, M
     return found
 
 
-def _closed(
-    child: int, end: str, running: dict[int, Any], found: list[dict[str, Any]], free: list[Path]
-) -> None:
+def _closed(child: int, end: str, running: dict[int, Any], found: list[dict[str, Any]], free: list[Path]) -> None:
     copy, record, began, _ = running.pop(child)
     record |= {"end": end, "seconds": round(time.monotonic() - began, 1)}
     if end == "killed":
         said = (copy / "log").read_text(errors="replace").splitlines()
-        record["by"] = next((line.removeprefix("FAILED ")[:160] for line in said if line.startswith("FAILED")), "import")
+        record["by"] = next(
+            (line.removeprefix("FAILED ")[:160] for line in said if line.startswith("FAILED")), "import"
+        )
     found.append(record)
     _restore(copy, record["file"])
     free.append(copy)
-    if end == "survived" or len(found) % 20 == 0:
-        print(f"{len(found)}: {end} {record['file']}:{record['line']} {record['before']!r} -> {record['after']!r}", file=sys.stderr)
+    print(
+        f"{len(found)} {end} {record['file']}:{record['line']} {record['source'][:90]} | {record['before']!r} -> "
+        f"{record['after']!r}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _restore(copy: Path, file: str) -> None:
@@ -311,6 +320,12 @@ def main() -> None:
     asked.add_argument("packages", nargs="+", choices=sorted(TESTS))
     asked.add_argument("--share", type=float, default=0.25, help="of each file's mutants; 1 is all of them")
     asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument(
+        "--most",
+        type=float,
+        default=30.0,
+        help="seconds of tests a mutant; a slower test that would kill it is not run",
+    )
     asked.add_argument("--jobs", type=int, default=1, help="mutants at once")
     asked.add_argument("--files", nargs="*", default=[], help="only these files of the packages")
     asked.add_argument("--lines", nargs="*", type=int, default=[], help="only mutants of these lines")
@@ -332,7 +347,7 @@ def main() -> None:
             chosen = sample(package, given.share, given.seed, given.files)
             chosen = [one for one in chosen if not given.lines or one[1].line in given.lines]
             print(f"{package}: {len(chosen)} mutants", file=sys.stderr)
-            found += judged(copies, baseline(copies[0], package), chosen)
+            found += judged(copies, baseline(copies[0], package), chosen, given.most)
     order = sorted(found, key=lambda one: (one["file"], one["line"], one["before"], one["after"]))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     import torch
@@ -357,7 +372,9 @@ def main() -> None:
     else:
         print(text)
     for name, one in [*result["files"].items(), *result["packages"].items(), ("all", result["all"])]:
-        print(f"{name:28} {one['mutants']:5} mutants, {one['survived']:4} survived: {one['score']:.0%}", file=sys.stderr)
+        print(
+            f"{name:28} {one['mutants']:5} mutants, {one['survived']:4} survived: {one['score']:.0%}", file=sys.stderr
+        )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ def _refuse_letters_that_were_lost(arguments: list[str]) -> None:
         BadInput: an argument has such letters.
     """
     encoding = sys.getfilesystemencoding()
-    if encoding.replace("-", "") != "utf8" and any("\udc80" <= letter <= "\udcff" for one in arguments for letter in one):
+    if encoding.replace("-", "") != "utf8" and any(
+        "\udc80" <= letter <= "\udcff" for one in arguments for letter in one
+    ):
         raise BadInput(
             f"an argument has letters that Python cannot read here, for it takes the terminal's encoding to be {encoding}; "
             "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"

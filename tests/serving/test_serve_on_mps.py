@@ -43,7 +43,9 @@ def test_answers_under_the_rules_are_those_of_a_cpu(serve, offline):
         assert server.engine.loaded.precision.name == "fp16"
         given = [{"image": one} for one in images(*seeds)]
         with ThreadPoolExecutor(3) as pool:  # many at once, of both kinds: pools decode and tokenise beside the device
-            asked = [pool.submit(server.post, "/v1/embeddings", json={"input": one}) for one in (given, TEXTS, given[:3])]
+            asked = [
+                pool.submit(server.post, "/v1/embeddings", json={"input": one}) for one in (given, TEXTS, given[:3])
+            ]
             whole, texts, some = (embeddings(one.result()) for one in asked)
         similar = server.post("/v1/similarity", json={"images": images(0, 1), "texts": TEXTS})
         assert server.stop() == 0

@@ -197,7 +197,8 @@ def test_shorter_captions_keep_their_share():
 def test_the_words_say_pieces_graphs_levers_and_bytes():
     found = at(task(2 * 10**9), COSTS, Levers(True, 32), (16, 32), (3, 1))
     assert found.reason.startswith("4 micro-batches of 16 and 32, 3 of them with their graphs kept, blocks recomputed")
-    assert "attention in slices of 32: 0.00 of 2.00 GB" in found.reason
+    assert "kept, blocks recomputed, attention in slices of 32: 0.00 of 2.00 GB" in found.reason
+    assert found.copy_bytes == 0, "whoever counts the room for a second copy says so"
     assert found.levers == Levers(True, 32)
 
 

@@ -262,6 +262,7 @@ def test_half_precision_encoders_get_a_float32_loss():
         ("one input missing", "one input a tower"),
         ("unequal dict", "same first dimension"),
         ("empty", "at least 1"),
+        ("a scalar", "at least 1"),
         ("not a tensor", "give a tensor"),
         ("batch norm", "freeze it with .eval"),
         ("outside randomness", "torch's generators"),
@@ -282,6 +283,8 @@ def test_what_cannot_be_exact_is_refused(case, words):
         value[0] = {"a": torch.zeros(8, 12), "b": torch.zeros(7)}
     if case == "empty":
         value = [one[:0] for one in value]
+    if case == "a scalar":
+        value[0] = torch.tensor(1.0)
     if case == "not a tensor":
         value[0] = "text"
     if case == "batch norm":
