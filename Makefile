@@ -1,10 +1,10 @@
 # Each target is a step of .ci/run, which is what runs in CI.
-.PHONY: check lint types floors tests faults coverage slow format hooks
+.PHONY: check lint types floors tests faults coverage mutation slow format hooks
 
 check:  ## everything that must pass before a change lands
 	./.ci/run
 
-lint types floors tests faults coverage:  ## one step of it
+lint types floors tests faults coverage mutation:  ## one step of it
 	./.ci/run $@
 
 slow:  ## the tests that take longer

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 
-from honeclip.errors import HoneclipError
+from honeclip.errors import BadInput, HoneclipError
 
 ENVIRONMENT = {
     # An operation that MPS lacks then runs on the CPU, with a warning, instead of ending the run. torch reads this in a
@@ -30,6 +31,10 @@ def main() -> None:
     """The console script: runs the command in `sys.argv` and exits."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that lacks a caption's letters (code pages of Windows, LC_ALL=C) shows their numbers
+            stream.reconfigure(errors="backslashreplace")
     code = _run(sys.argv[1:])
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -39,9 +44,27 @@ def main() -> None:
     sys.exit(code or 1)
 
 
+def _refuse_letters_that_were_lost(arguments: list[str]) -> None:
+    """Where Python takes the terminal for ASCII, the bytes of other letters come as surrogates: no model and no library
+    written in Rust reads them, and a query would silently be another one.
+
+    Raises:
+        BadInput: an argument has such letters.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding.replace("-", "") != "utf8" and any(
+        "\udc80" <= letter <= "\udcff" for one in arguments for letter in one
+    ):
+        raise BadInput(
+            f"an argument has letters that Python cannot read here, for it takes the terminal's encoding to be {encoding}; "
+            "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        )
+
+
 def _run(arguments: list[str]) -> int:
     """Runs one command; an exception that is no HoneclipError is a bug and keeps its traceback."""
     try:
+        _refuse_letters_that_were_lost(arguments)
         import typer
 
         from honeclip.cli.app import app

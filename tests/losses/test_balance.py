@@ -97,6 +97,16 @@ def test_a_weight_follows_its_lines_and_jumps(share, expected):
     assert balance.weight_at(points, share) == pytest.approx(expected)
 
 
+def test_a_jump_at_the_first_point_holds_from_there_on():
+    points = [[0.0, 1.0], [0.0, 0.5], [1.0, 0.5]]
+    assert balance.weight_at(points, 0.0) == 0.5
+
+
+def test_a_part_may_have_no_weight_as_long_as_another_has_one():
+    parts = {"pairs": scalar(2.0), "images": scalar(3.0)}
+    assert float(balance.combine(parts, {"pairs": 0.0, "images": 0.5}).detach()) == pytest.approx(1.5)
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 10)), min_size=1, max_size=5).map(
         lambda points: sorted(points, key=lambda point: point[0])
@@ -117,6 +127,7 @@ def test_a_weight_stays_within_its_points(points, share):
         (lambda p: balance.combine(p, {"pairs": 0.0, "images": 0.0}), "all weights"),
         (lambda p: balance.uncertainty(p, {"pairs": 1.0, "images": 1.0}, {"pairs": scalar(0)}), "no log variance"),
         (lambda p: balance.weight_at([], 0.5), "at least one"),
+        (lambda p: balance.weight_at([[0.1, 1], [0.5]], 0.5), "at least one"),
         (lambda p: balance.weight_at([[0.5, 1], [0.1, 1]], 0.5), "shares ascend"),
         (lambda p: balance.weight_at([[0.5, 1], [1.1, 1]], 0.5), "shares ascend"),
         (lambda p: balance.weight_at([[0.5, -1]], 0.5), "-1 is no weight"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_out import CAPTIONS, IMAGES, LABELS, domain_vectors, drawn, gap
 
+from honeclip.losses import tiles
 from honeclip.losses.infonce import infonce
 from honeclip.losses.scales import multi_scale
 from honeclip.losses.siglip import siglip
@@ -79,6 +80,14 @@ def test_identical_embeddings_are_a_guess_among_all():
         for beta in (0.0, 2.0):
             loss = infonce(ones, ones, torch.tensor(scale, dtype=torch.float64), Targets(), hard_negatives=beta)
             assert float(loss) == pytest.approx(math.log(13), rel=1e-9)
+
+
+def test_a_tile_has_at_least_one_row_and_no_more_bytes_than_it_may():
+    assert tiles.rows(1) == 1
+    assert tiles.rows(10_000_000) == 1, "a single row is wider than a tile should be"
+    for size, columns in ((1000, 1000), (5000, 5000), (5000, 9000)):
+        height = tiles.rows(size, columns=columns)
+        assert height == size or height * columns * 4 <= tiles.TILE_BYTES < (height + 1) * columns * 4
 
 
 @st.composite

@@ -69,6 +69,22 @@ def test_hard_negatives_go_with_soft_targets(tile):
     assert gap(infonce(*inputs, targets, tile, hard_negatives=0.7), reference, inputs) < 1e-10
 
 
+@pytest.mark.parametrize("tile", ["auto", 3])
+def test_a_row_that_is_similar_to_itself_alone_gives_its_share_to_its_own_pair(tile):
+    """Its similarities sum to exactly 1: it is known, and not taken for one of which the domain knows nothing."""
+    vectors = domain_vectors()
+    vectors = torch.cat([vectors, torch.zeros(SIZE, 1)], 1)
+    vectors[0] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    targets = Targets(CAPTIONS, IMAGES, vectors_BK=vectors, blend=0.4)
+    aim = shares(positives(CAPTIONS, IMAGES), similarities(vectors), 0.4, 0.0)
+    assert aim[0, 0] == pytest.approx(0.4 + 0.6 / 3)
+    x = leaves()
+    inputs = [x["image"], x["text"], x["log_scale"]]
+    matrix = logits(*inputs)
+    reference = (F.cross_entropy(matrix, aim) + F.cross_entropy(matrix.T, aim)) / 2
+    assert gap(infonce(*inputs, targets, tile), reference, inputs) < 1e-12
+
+
 def test_a_row_that_is_similar_to_nothing_aims_at_its_positives():
     targets, _ = soft(0.4, 0.0)
     aim = targets.shares(drawn(SIZE, 2), 4).tile(0, SIZE)

@@ -149,6 +149,12 @@ def test_no_square_of_the_batch_is_held():
     assert max(sizes.seen) == 2048 * 16
 
 
+@pytest.mark.parametrize(("power", "expected"), [(0.0, 1), (0.5, 3), (1.0, 9)])
+def test_the_power_goes_from_the_hardest_negative_to_all(power, expected):
+    assert temperature.wanted(9, power) == pytest.approx(expected)
+    assert temperature.wanted(0, power) == 1, "never fewer than one"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

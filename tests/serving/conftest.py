@@ -44,9 +44,10 @@ def serve(model: Path) -> Iterator[Callable[..., Running]]:
         index: Any = None,
         base: Settings = QUICK,
         source: Path = model,
+        device: Any = "cpu",
         **changes: Any,
     ) -> Running:
-        running.append(start(source, replace(base, **changes), keys, faults or Faults(), fetch, index))
+        running.append(start(source, replace(base, **changes), keys, faults or Faults(), fetch, index, device))
         return running[-1]
 
     yield made

@@ -108,11 +108,13 @@ class Running:
         return self.codes[0]
 
 
-def start(model: Path, settings: Settings, keys: Keys, faults: Faults, fetch: Fetch, index: Any) -> Running:
+def start(
+    model: Path, settings: Settings, keys: Keys, faults: Faults, fetch: Fetch, index: Any, device: Any = "cpu"
+) -> Running:
     metrics = Metrics()
     deaths: list[int] = []
     engine = Engine(
-        lambda: loaded(str(model), "cpu"),
+        lambda: loaded(str(model), device),
         settings,
         Cache(settings.cache_bytes, settings.cache_ttl_s),
         metrics,

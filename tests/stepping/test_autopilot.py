@@ -58,6 +58,23 @@ def test_pressure_takes_graphs_first_then_blocks_then_pieces():
     assert autopilot.after(last, 0, 1) == (replace(last, quiet=0), ""), "there is nothing below"
 
 
+def test_each_lever_is_reckoned_to_need_its_share():
+    """1000 bytes, of which seven graphs beside that of every step take 700: what is left is in proportion to the pieces."""
+    bare, recomputed = (state.plan for state in driven(pilot(), [200] * 2))
+    assert rung(bare) == ((8, 16), False, (0, 0))
+    assert (bare.step_bytes, bare.graph_bytes) == (300, 100)
+    assert rung(recomputed) == ((8, 16), True, (0, 0))
+    assert (recomputed.step_bytes, recomputed.graph_bytes) == (150, 100)
+    assert {state.plan for state in driven(pilot(), [200] * 50)[1:]} == {recomputed}, "that fits"
+    halved, _ = autopilot.after(pilot(), 1, 10**12)
+    assert (halved.plan.step_bytes, halved.plan.graph_bytes) == (150, 50)
+
+
+def test_swapping_takes_half_also_where_a_step_just_fits():
+    one, _ = autopilot.after(pilot(), 0, STEP, swapped=True)
+    assert one.plan.keep == (4, 2)
+
+
 def test_swapping_takes_half_of_the_graphs_each_time_and_no_pieces():
     kept = [state.plan.keep[0] for state in driven(pilot(), [10**12] * 8, swapped=True)]
     assert kept == [4, 2, 1, 0, 0, 0, 0, 0]

@@ -14,7 +14,7 @@ import honeclip
 from honeclip.device import rng
 from honeclip.device.allocated import timeline
 from honeclip.device.detect import choose
-from honeclip.stepping.cost import TowerCost, measure, peak_bytes
+from honeclip.stepping.cost import TowerCost, measure, passing, peak_bytes
 
 BATCH = 48
 DTYPES = (torch.float64, torch.float32)
@@ -65,6 +65,16 @@ class Asking(nn.Module):
     def forward(self, piece: Tensor) -> Tensor:
         output = self.inner(piece)
         return output if output.detach().sum().item() < 1e9 else output + 1
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("name", ["perceptron", "transformer"])
+def test_a_forward_that_keeps_nothing_is_measured_whether_or_not_it_asks_for_numbers(name, asks):
+    module, given = tower(name), samples(name)
+    module = Asking(module) if asks else module
+    with torch.no_grad():
+        real = really(lambda: module(given))
+    assert passing(module, given)(BATCH) == pytest.approx(real, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -49,6 +49,13 @@ EVERYTHING = at(task(0), COSTS, PLAIN, (BATCH, BATCH), (1, 1)).predicted_peak_by
 LEAST = smallest(task(0), COSTS, PLAIN)
 
 
+def test_a_tower_that_does_not_learn_has_no_backward_in_the_overhead():
+    """With samples one by one and all graphs kept each forward and backward takes 1.4 times a large one's."""
+    frozen = replace(TEXT, gradients=0)
+    found = at(task(0), [IMAGE, frozen], PLAIN, (1, 1), (BATCH, BATCH))
+    assert found.predicted_overhead == pytest.approx(1.4 / (1 + 0.4 / BATCH) - 1)
+
+
 def test_with_all_room_it_is_the_undivided_step():
     found = best(task(EVERYTHING), COSTS, PLAIN)
     assert found is not None
@@ -197,7 +204,8 @@ def test_shorter_captions_keep_their_share():
 def test_the_words_say_pieces_graphs_levers_and_bytes():
     found = at(task(2 * 10**9), COSTS, Levers(True, 32), (16, 32), (3, 1))
     assert found.reason.startswith("4 micro-batches of 16 and 32, 3 of them with their graphs kept, blocks recomputed")
-    assert "attention in slices of 32: 0.00 of 2.00 GB" in found.reason
+    assert "kept, blocks recomputed, attention in slices of 32: 0.00 of 2.00 GB" in found.reason
+    assert found.copy_bytes == 0, "whoever counts the room for a second copy says so"
     assert found.levers == Levers(True, 32)
 
 

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import honeclip
+from honeclip.device.memory import available_bytes
 from honeclip.errors import MemoryExhausted, StepError
+from honeclip.stepping import step
+from honeclip.stepping.count import counting
 
 KEEPS = [0, 1, 2, 3, 1000, "auto"]
 
@@ -92,6 +95,15 @@ def test_with_dropout_every_keep_gives_the_same_bits(batch, micro_batch):
         assert torch.equal(torch.get_rng_state(), after)
 
 
+def test_the_generators_stand_where_one_forward_leaves_them_also_where_only_the_first_tower_is_run_again():
+    towers = Towers(0.4)
+    cached(towers, 64, 8, 1000)
+    after = torch.get_rng_state()
+    for keep in ((0, 1000), (1000, 0), (3, 5)):
+        cached(towers, 64, 8, keep)
+        assert torch.equal(torch.get_rng_state(), after)
+
+
 def test_dropout_is_really_drawn():
     towers = Towers(0.4)
     with_dropout, _ = cached(towers, 64, 8, 2)
@@ -103,6 +115,28 @@ def test_dropout_is_really_drawn():
 def test_kept_counts_what_was_kept():
     assert [cached(Towers(0.0), 64, 10, keep)[1].kept for keep in (0, 3, 99)] == [0, 3, 7]
     assert cached(Towers(0.0), 64, 10, "auto")[1].kept == 7  # a few kilobytes fit any machine
+
+
+def test_automatically_as_many_graphs_are_kept_as_their_share_of_the_memory_holds(monkeypatch):
+    towers = Towers(0.0)
+    with counting() as kept:
+        output = towers.image(inputs(64)[0][:10])  # a view: the graph keeps the whole input
+    del output
+    # two graphs and a half; what is available moves a little while others compute
+    monkeypatch.setattr(step, "AUTO_SHARE", 2.5 * kept.bytes * 2 / available_bytes("cpu"))
+    found = cached(towers, 64, 10, "auto")[1]
+    assert found.kept == 3, "the first one's graph is there in any case"
+    assert set(found.seconds) == {"first", "loss", "second"}
+
+
+def test_embeddings_may_be_zero():
+    towers = Towers(0.0)
+    with torch.no_grad():
+        towers.image[-1].weight.zero_()
+        towers.image[-1].bias.zero_()
+    reference, _ = plain(towers, 20)
+    found, _ = cached(towers, 20, 6, 0)
+    assert largest_gap(found, reference) <= 1e-12
 
 
 def test_towers_may_have_their_own_micro_batches_and_numbers_of_samples():
@@ -262,12 +296,15 @@ def test_half_precision_encoders_get_a_float32_loss():
         ("one input missing", "one input a tower"),
         ("unequal dict", "same first dimension"),
         ("empty", "at least 1"),
+        ("a scalar", "at least 1"),
         ("not a tensor", "give a tensor"),
         ("batch norm", "freeze it with .eval"),
         ("outside randomness", "torch's generators"),
+        ("outside randomness in small embeddings", "torch's generators"),
         ("ignored tower", "does not depend on tower 1"),
         ("not scalar", "no scalar"),
         ("micro-batch 0", "micro_batch"),
+        ("negative keep", "keep=.*none below 0"),
         ("wrong rows", "one embedding a sample"),
     ],
 )
@@ -282,13 +319,15 @@ def test_what_cannot_be_exact_is_refused(case, words):
         value[0] = {"a": torch.zeros(8, 12), "b": torch.zeros(7)}
     if case == "empty":
         value = [one[:0] for one in value]
+    if case == "a scalar":
+        value[0] = torch.tensor(1.0)
     if case == "not a tensor":
         value[0] = "text"
     if case == "batch norm":
         encoders[0] = nn.Sequential(nn.Linear(12, 6), nn.BatchNorm1d(6)).double()
-    if case == "outside randomness":
-        draw = np.random.default_rng(0)
-        encoders[0] = lambda piece: towers.image(piece * draw.uniform(0.5, 1.5))
+    if case.startswith("outside randomness"):
+        draw, size = np.random.default_rng(0), 1e-3 if "small" in case else 1.0
+        encoders[0] = lambda piece: size * towers.image(piece * draw.uniform(0.5, 1.5))
     if case == "ignored tower":
         loss = lambda a, b: a.square().sum()  # noqa: E731
     if case == "not scalar":
@@ -297,8 +336,9 @@ def test_what_cannot_be_exact_is_refused(case, words):
         micro_batch = 0
     if case == "wrong rows":
         encoders[0] = lambda piece: towers.image(piece).mean(0, keepdim=True)
+    keep = (1, -1) if case == "negative keep" else 0
     with pytest.raises(StepError, match=words):
-        honeclip.cached_step(encoders, value, loss, micro_batch=micro_batch, keep=0)
+        honeclip.cached_step(encoders, value, loss, micro_batch=micro_batch, keep=keep)
     assert towers.gradients() == {}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,23 @@ def test_it_is_the_mean_of_small_losses_and_not_the_whole_one():
     exact = cached_step(towers, inputs, clip_loss, micro_batch=4)
     assert result.loss < exact.loss - 0.1, "fewer negatives are told apart more easily"
     assert max(float((one.grad - other).abs().max()) for one, other in zip(parameters, plain, strict=True)) > 1e-3
+
+
+def test_its_loss_is_in_single_precision_whatever_the_towers_compute_in():
+    torch.manual_seed(0)
+    towers, inputs, seen = [nn.Linear(6, 4) for _ in range(2)], [torch.randn(6, 6) for _ in range(2)], []
+
+    def loss(image_BD, text_BD):
+        seen.append((image_BD.dtype, torch.is_autocast_enabled("cpu")))
+        return clip_loss(image_BD, text_BD), {"pairs": torch.tensor(float(len(image_BD)))}
+
+    began = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = accumulated_step(towers, inputs, lambda start, stop: loss, micro_batch=4)
+    assert seen == [(torch.float32, False)] * 2
+    assert (result.micro_batch, result.kept, result.retries, result.finite) == (4, 2, 0, True)
+    assert result.parts == {"pairs": pytest.approx(4 * 4 / 6 + 2 * 2 / 6)}
+    assert 0 < result.seconds["all"] <= time.perf_counter() - began
 
 
 def test_a_run_needs_a_micro_batch_for_it_and_then_sees_only_its_negatives(quick, tmp_path):

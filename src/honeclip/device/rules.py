@@ -64,17 +64,18 @@ class RuleBroken(BaseException):
 
 
 @contextmanager
-def rules(placed_only: bool = False) -> Iterator[None]:
+def rules(placed_only: bool = False, thread: str | None = None) -> Iterator[None]:
     """Within it, on this thread and on threads that start in it, what MPS forbids raises `RuleBroken`.
 
     Args:
         placed_only: look only at tensors that were put on the device; for runs whose work on the host is free to use
             float64 and threads. Without it a second thread may handle integers, as it does to decode pictures.
+        thread: name of the one that may compute without the lock, as a server's does; None: this one.
 
     Raises:
         RuleBroken: at the place of the breach; at the end for one in another thread, whose error nobody asked for.
     """
-    watch = _Watch(placed_only)
+    watch = _Watch(placed_only, thread or threading.current_thread().name)
     with ExitStack() as stack:
         for owner, name, watched in PATCHES:
             stack.enter_context(mock.patch.object(owner, name, watched(watch, getattr(owner, name))))
@@ -151,9 +152,9 @@ def _target(arguments: Iterable[Any]) -> Place | None:
 class _Watch:
     """What the modes of all threads share: where storages are, and what was broken."""
 
-    def __init__(self, placed_only: bool) -> None:
+    def __init__(self, placed_only: bool, owner: str) -> None:
         self.placed_only = placed_only
-        self.owner = threading.get_ident()
+        self.owner = owner
         self.silent = 0
         self.broken: list[str] = []
         self.places: MutableMapping[Any, Place] = WeakIdKeyDictionary()
@@ -286,7 +287,7 @@ class _Operations(TorchDispatchMode):
     def _check_after(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
         if any(one.dtype in DOUBLE for one in made):
             self.watch.refuse(5, name, "MPS has no float64")
-        elsewhere = threading.get_ident() != self.watch.owner and not LOCK._is_owned()  # type: ignore[attr-defined]
+        elsewhere = threading.current_thread().name != self.watch.owner and not LOCK._is_owned()  # type: ignore[attr-defined]
         if elsewhere and (self.watch.placed_only or any(one.is_floating_point() for one in [*given, *made])):
             self.watch.refuse(7, name, "two threads on MPS abort the process; hold device.lock")
 

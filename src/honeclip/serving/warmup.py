@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from honeclip.device.detect import choose
+from honeclip.device.device import Device
 from honeclip.device.oom import is_out_of_memory
 from honeclip.device.precision import Precision
 from honeclip.device.precision import choose as choose_precision
@@ -85,12 +86,12 @@ class Measured:
         return self.threads[rows > FEW]
 
 
-def loaded(source: str, device: str = "auto", wanted: str = "auto", say: Said | None = None) -> Loaded:
+def loaded(source: str, device: str | Device = "auto", wanted: str = "auto", say: Said | None = None) -> Loaded:
     """Load a model and check its device. To be called on the thread that will own the device.
 
     Args:
         source: any model source.
-        device: "auto", "cpu", "mps" or "cuda".
+        device: "auto", "cpu", "mps" or "cuda", or a Device.
         wanted: precision; "auto" is float32 on a CPU, and half precision elsewhere where the self-check allows it.
         say: told of each stage.
 
