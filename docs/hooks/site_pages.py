@@ -26,6 +26,8 @@ COPIES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "bench/peers/README.md": "peers.md",
+    "bench/serving/README.md": "peers-serving.md",
+    "bench/regressions/README.md": "regressions.md",
 }
 """Files outside docs/ -> their pages."""
 
