@@ -4,6 +4,8 @@ How a page is read: the blocks `console` (commands after `$ `, then what they sa
 folder of their own. A block with a title that ends in a suffix is a file of that name and is written. A block titled "On a Mac" or
 "Yours" is not run. Lines of output are looked for in their order, figures apart; `...` stands for lines, or the end of a line,
 that may be anything. `data/` is a folder with some rows of the real set that the page's head names. The port 8117 is another one.
+
+All of them at once on two cores: `uv run pytest -m slow -n 2 --dist load tests/docs/test_tutorials.py`.
 """
 
 from __future__ import annotations
