@@ -184,6 +184,7 @@ def picture(rows: Sequence[Row]) -> str:
             says=f"{len(rows)} ratios of honeclip to its peers; {best} are above 1, where honeclip is better.",
             x_range=(0.0, 1.05 * max(1.0, highest)),
             mark=1.0,
+            inches=8.5,
         )
     )
 

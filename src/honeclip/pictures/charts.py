@@ -162,6 +162,7 @@ def dots(
     says: str,
     x_range: tuple[float, float] = (0.0, 1.0),
     mark: float | None = None,
+    inches: float = WIDTH,
 ) -> str:
     """A dot a figure with its interval as a line, one row a name, the series of a row close together.
 
@@ -172,9 +173,10 @@ def dots(
         says: one sentence for those who cannot see the chart.
         x_range: both ends of the axis.
         mark: where a dashed upright line stands.
+        inches: wide: long names want more.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, 0.8 + 0.33 * max(3, len(names))), layout="constrained")
+        figure = Figure(figsize=(inches, 0.8 + 0.33 * max(3, len(names))), layout="constrained")
         axes = figure.add_subplot()
         for number, (name, found) in enumerate(series):
             shift = 0.22 * (number - (len(series) - 1) / 2)

@@ -38,7 +38,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def alone(svg: str) -> str:
-    """A chart as a file of its own: SVG with its namespace, white paper, and the colours that a page has by day.
+    """A chart as a file of its own: SVG with its namespace, white paper, letters, and the colours that a page has by day.
 
     Args:
         svg: what a function of `charts` gave.
@@ -49,7 +49,12 @@ def alone(svg: str) -> str:
     for name, colour in by_day:
         svg = svg.replace(f"var(--{name})", colour)
     paper = dict(by_day)["paper"]
-    return svg.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="background: {paper}" ', 1) + "\n"
+    return (
+        svg.replace(
+            "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="background: {paper}; font-family: sans-serif" ', 1
+        )
+        + "\n"
+    )
 
 
 def trusted(markup: str) -> Markup:
