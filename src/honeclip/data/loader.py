@@ -150,7 +150,33 @@ def _texts(pairs: Pairs, draw: Draw, samples: Samples | None) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Images(Dataset[list["Result"]]):
+class Piece:
+    """What a process hands over. Each tensor takes a file descriptor of its own on its way, so all pixels are one.
+
+    Attributes:
+        pixels: uint8 (n, 3, S, S) of the n rows whose pictures were decoded; None where there are none.
+        faults: what became of the others, by their place.
+    """
+
+    pixels: Tensor | None
+    faults: dict[int, str | Unreachable]
+
+    @classmethod
+    def of(cls, found: Sequence[Result]) -> Piece:
+        """One for what became of some rows."""
+        good = [one for one in found if isinstance(one, Tensor)]
+        faults = {place: one for place, one in enumerate(found) if not isinstance(one, Tensor)}
+        return cls(torch.stack(good) if good else None, faults)
+
+    def results(self) -> list[Result]:
+        """Of each row, in order."""
+        good = iter(self.pixels if self.pixels is not None else ())
+        count = len(self.faults) + (len(self.pixels) if self.pixels is not None else 0)
+        return [self.faults[place] if place in self.faults else next(good) for place in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Images(Dataset["Piece"]):
     """What a worker process gets: where the images are and what to do with them.
 
     `reading` is shared with the workers, int64 (workers,): the row that each is at, or -1.
@@ -161,8 +187,8 @@ class _Images(Dataset[list["Result"]]):
     rules: AugmentRules | None
     reading: Tensor | None = None
 
-    def __getitem__(self, piece: Any) -> list[Result]:
-        """A piece of a draw -> pixels uint8 (3, S, S), or the reason, for each of its rows."""
+    def __getitem__(self, piece: Any) -> Piece:
+        """A piece of a draw -> what became of each of its rows."""
         draw: Draw = piece
         worker = get_worker_info()
         place = worker.id if worker is not None else 0
@@ -173,7 +199,7 @@ class _Images(Dataset[list["Result"]]):
             found.append(self.one(draw, row))
         if self.reading is not None:
             self.reading[place] = -1
-        return found
+        return Piece.of(found)
 
     def one(self, draw: Draw, row: int) -> Result:
         """The same of one row."""
@@ -274,7 +300,7 @@ def _by_some_workers(dataset: _Images, sampler: _Pieces, workers: int) -> Iterat
     parts: list[Result] = []
     while True:
         try:
-            part = next(iterator)  # in the sampler's order, whichever worker is done first
+            part: Piece = next(iterator)  # in the sampler's order, whichever worker is done first
         except StopIteration:
             return
         except (OSError, EOFError, UnpicklingError) as error:  # it ended while it handed something over
@@ -289,7 +315,7 @@ def _by_some_workers(dataset: _Images, sampler: _Pieces, workers: int) -> Iterat
             since = {one: since.get(one, now) for one in rows}
             watch.look([(str(dataset.refs[row]), now - begun) for (_, row), begun in since.items()])
             continue
-        parts += part
+        parts += part.results()
         if len(parts) == len(sampler.seen[0].indices):
             yield sampler.seen.pop(0), parts
             parts = []
