@@ -113,6 +113,7 @@ def test_a_spike_is_over_when_nobody_is_refused_or_slow_any_more():
     assert seconds((21.0, 0.1, 200), (29.0, 0.19, 200)) == 0.0
     assert seconds((21.0, 3.0, 200), (24.0, 0.21, 200), (29.0, 0.1, 200)) == pytest.approx(4.0)
     assert seconds((21.0, 0.1, 200), (26.0, 0.01, 429)) == pytest.approx(6.0)
+    assert np.isnan(seconds((29.5, 0.5, 200))), "it was not over when the load was"
     nothing_before = Arrivals(30.0, np.asarray([1.0, 25.0]), np.asarray([0.1, 0.1]), np.asarray([500, 200]))
     assert np.isnan(endurance.recovered_after(nothing_before, 10.0, 20.0))
 

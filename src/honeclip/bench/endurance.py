@@ -58,22 +58,34 @@ def steps(server: Running, capacity: Capacity, seconds: float) -> dict[str, dict
 
 
 def spike(server: Running, capacity: Capacity, seconds: float) -> dict[str, float]:
-    """A third of the seconds calm, a third at three times capacity, and calm until the end."""
-    third = seconds / 3
-    calm, storm = CALM * capacity.per_second, SPIKE * capacity.per_second
-    due = np.concatenate([third * n + arrivals.due(rate, third, n) for n, rate in enumerate((calm, storm, calm))])
-    found = arrivals.load(server.url, capacity.bodies, due, seconds)
-    return {**found.to_json(), "recovered_after_s": recovered_after(found, third, 2 * third)}
+    """Calm for so many seconds, three times capacity for a quarter of that, and calm for twice as long.
+
+    What comes too much is half of what a server does in `seconds`, and is done after as long again beside what comes meanwhile.
+    """
+    parts = ((CALM, seconds), (SPIKE, seconds / 4), (CALM, 2 * seconds))
+    begins = np.cumsum([0.0, *(length for _, length in parts)])
+    due = np.concatenate(
+        [
+            begin + arrivals.due(share * capacity.per_second, length, number)
+            for number, (begin, (share, length)) in enumerate(zip(begins, parts, strict=False))
+        ]
+    )
+    found = arrivals.load(server.url, capacity.bodies, due, float(begins[-1]))
+    return {**found.to_json(), "recovered_after_s": recovered_after(found, float(begins[1]), float(begins[2]))}
 
 
 def recovered_after(found: Arrivals, begins_s: float, ends_s: float) -> float:
     """Seconds from the end of a spike until the last request was due that was refused, or took more than `SLOW` times as long
-    as the slowest before the spike. 0.0 where there is none after it; nan where nothing was answered before."""
+    as the slowest before the spike. 0.0 where there is none after it; nan where there still are some in the last tenth of the
+    time, or nothing was answered before."""
     before = found.took_s[found.good & (found.due_s < begins_s)]
     if not before.size:
         return float("nan")
     late = found.due_s[(found.due_s > ends_s) & (~found.good | (found.took_s > SLOW * before.max()))]
-    return float(late.max() - ends_s) if late.size else 0.0
+    if not late.size:
+        return 0.0
+    after = float(late.max() - ends_s)
+    return after if after < 0.9 * (found.seconds - ends_s) else float("nan")
 
 
 def soak(server: Running, sides: Mapping[str, Capacity], seconds: float) -> dict[str, Any]:
@@ -90,6 +102,7 @@ def soak(server: Running, sides: Mapping[str, Capacity], seconds: float) -> dict
     return {
         "seconds": seconds,
         **{name: _of_a_side(one) for name, one in found.items()},
+        "resident_mb": {"first": float(resident[0]), "last": float(resident[-1]), "most": float(resident.max())},
         "memory_mb": {"first": float(own[0]), "last": float(own[-1]), "most": float(own.max())},
         "cache_mb": float(cached[-1]),
         "memory_mb_per_hour": slope(times, own, seconds, lambda part: float(part.mean())),

@@ -140,8 +140,8 @@ def _measured(
     one = by_clients.get("1") or clients.load(server.url, side.bodies, 1, seconds).to_json()
     cached = clients.load(server.url, itertools.repeat(next(side.bodies)), 1, min(seconds, CACHED_S)).to_json()
     capacity = Capacity(side.bodies, best)
-    stepped, spiked = endurance.steps(server, capacity, seconds), endurance.spike(server, capacity, 3 * seconds)
-    say(f"{side.name}: {spiked['recovered_after_s']:.1f} s after {seconds:g} s of three times that it is quick again")
+    stepped, spiked = endurance.steps(server, capacity, seconds), endurance.spike(server, capacity, seconds)
+    say(f"{side.name}: {spiked['recovered_after_s']:.1f} s after a spike of three times that it is quick again")
     return {
         "clients": by_clients,
         "best_per_second": best,
