@@ -78,6 +78,15 @@ def _is_ours(one: Any) -> bool:
     return Path(getattr(sys.modules.get(one.__module__), "__file__", None) or "").is_relative_to(HERE)
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """An S3 of a module's own, with an empty bucket."""
+    from s3_server import serving  # moto takes a second, and few tests need it
+
+    with pytest.MonkeyPatch.context() as patch, serving(patch) as found:
+        yield found
+
+
 @pytest.fixture(params=["fake mps", "mps", "cuda"])
 def accelerator(request: pytest.FixtureRequest) -> Any:
     """A GPU, each that is here, and the fake one everywhere; whoever has none loses nothing that a CPU could show."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from environments import environment
+from rounds import in_rounds
 
 from honeclip import quickstart
 from honeclip.data import pairs
@@ -56,15 +56,10 @@ def main() -> None:
             "clip_benchmark": [str(python), str(HERE / "clip_benchmark_side.py"), str(task)],
         }
         rounds: dict[str, list[dict[str, Any]]] = {one: [] for one in commands}
-        for number in range(args.rounds):
-            for one in list(commands) if number % 2 == 0 else list(commands)[::-1]:
-                done = subprocess.run(commands[one], capture_output=True, text=True)
-                if done.returncode:
-                    sys.exit(f"{done.stderr[-4000:]}\n{one} failed")
-                rounds[one].append(json.loads(done.stdout.splitlines()[-1]))
-                print(f"round {number + 1}, {one}: {rounds[one][-1]}", file=sys.stderr, flush=True)
-            if number == 0:
-                equal(rounds["honeclip"][0]["scores"], rounds["clip_benchmark"][0]["scores"])
+        for found in in_rounds(commands, range(1, 1 + args.rounds)):
+            equal(found["honeclip"]["scores"], found["clip_benchmark"]["scores"])
+            for one, figures in found.items():
+                rounds[one].append(figures)
     print(json.dumps(report(rounds, args), indent=1))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import epochs
 import numpy as np
 import torch
 from environments import environment
+from rounds import in_rounds, said
 
 from honeclip import quickstart
 from honeclip.data import loader, pairs
@@ -58,22 +58,9 @@ def main() -> None:
             dump = Path(name) / f"{one}.npz"
             said(one, [*side, one, str(dump)])
             equal(json.loads(task.read_text()), one, dump)
-        rounds: dict[str, list[dict[str, float]]] = {one: [] for one in commands}
-        for number in range(1 + args.rounds):
-            for one in list(commands) if number % 2 == 0 else list(commands)[::-1]:
-                found = json.loads(said(one, commands[one]).splitlines()[-1])
-                print(f"round {number}, {one}: {found}", file=sys.stderr, flush=True)
-                if number:
-                    rounds[one].append(found)
+        _, *counted = in_rounds(commands, range(1 + args.rounds))
+    rounds = {one: [found[one] for found in counted] for one in commands}
     print(json.dumps(report(rounds, args), indent=1))
-
-
-def said(name: str, command: list[str]) -> str:
-    """What a command prints; ends the benchmark where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{done.stderr[-4000:]}\n{name} failed")
-    return done.stdout
 
 
 def prepared(folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import s3fs
 import tiny_runs
-from s3_server import BUCKET, S3, add, pack, serving
+from s3_server import BUCKET, S3, add, pack
 
 from honeclip import places
 from honeclip.data import manifest, pairs, remote, shards
@@ -29,12 +29,6 @@ from honeclip.preprocess.preprocess import Preprocess
 from honeclip.training.ranks import Ranks
 
 ROWS, A_SHARD = 40, 8
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with pytest.MonkeyPatch.context() as patch, serving(patch) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

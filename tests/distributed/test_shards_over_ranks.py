@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_runs
 import torch
-from s3_server import S3, pack, serving
+from s3_server import S3, pack
 from safetensors.torch import load_file
 
 from honeclip.checkpoint.save import named
@@ -27,12 +27,6 @@ from honeclip.training.run import fit
 pytestmark = pytest.mark.slow
 
 ROWS, LENGTH, BATCH = 128, 20, 2
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with pytest.MonkeyPatch.context() as patch, serving(patch) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

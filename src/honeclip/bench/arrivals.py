@@ -56,13 +56,10 @@ class Arrivals:
     def to_json(self) -> dict[str, float]:
         """Rates a second, percentiles of good answers in ms (nan without any), and counts."""
         took = self.took_s[self.good]
-        p50, p95, p99 = (np.percentile(took, [50, 95, 99]) * 1e3).tolist() if took.size else [float("nan")] * 3
         return {
             "asked_per_second": len(self.status) / self.seconds,
             "answered_per_second": took.size / self.seconds,
-            "p50_ms": p50,
-            "p95_ms": p95,
-            "p99_ms": p99,
+            **clients.percentiles_ms(took),
             "refused": int(self.refused.sum()),
             "errors": int((~self.good & ~self.refused).sum()),
         }

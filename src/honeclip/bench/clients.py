@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PATH = "/v1/embeddings"
 HEADERS = {"content-type": "application/json"}
@@ -46,15 +47,18 @@ class Load:
 
     def to_json(self) -> dict[str, float]:
         """Figures in milliseconds."""
-        p50, p95, p99 = (np.percentile(self.latency_s, [50, 95, 99]) * 1e3).tolist()
         return {
             "per_second": self.per_second,
-            "p50_ms": p50,
-            "p95_ms": p95,
-            "p99_ms": p99,
+            **percentiles_ms(self.latency_s),
             "answers": len(self.latency_s),
             "errors": sum(self.errors.values()),
         }
+
+
+def percentiles_ms(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    """p50_ms, p95_ms and p99_ms of (n,) seconds; nan without any."""
+    found = (np.percentile(seconds, [50, 95, 99]) * 1e3).tolist() if len(seconds) else [float("nan")] * 3
+    return dict(zip(("p50_ms", "p95_ms", "p99_ms"), found, strict=True))
 
 
 def image_bodies(files: Sequence[bytes]) -> Iterator[bytes]:

@@ -206,12 +206,10 @@ def relative_error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
         found: on any device, in any precision.
         truth: float64, on the CPU.
     """
-    off = math.sqrt(sum(float((one.cpu().double() - other).square().sum()) for one, other in _pairs(found, truth)))
+    off = math.sqrt(
+        sum(float((one.cpu().double() - other).square().sum()) for one, other in zip(found, truth, strict=True))
+    )
     return off / math.sqrt(sum(float(other.square().sum()) for other in truth))
-
-
-def _pairs(found: Sequence[Tensor], truth: Sequence[Tensor]) -> zip[tuple[Tensor, Tensor]]:
-    return zip(found, truth, strict=True)
 
 
 # --- the model ----------------------------------------------------------------------------------------------------
@@ -219,35 +217,34 @@ def _pairs(found: Sequence[Tensor], truth: Sequence[Tensor]) -> zip[tuple[Tensor
 
 def _model(model: str, batch: int, ways: Sequence[Way], rounds: int) -> list[dict[str, Any]]:
     """Both forwards and the step of each way, against float64."""
-    names = OF_MODEL
-    figures: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
+    figures: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in OF_MODEL}
     exact = _towers(trial.make(model, detect.choose("cpu"), precision="fp64"), "fp64", batch)
     truth = exact.numbers()
     shapes = (*(" x ".join(map(str, one.shape)) for one in (exact.images, exact.tokens)), f"{batch} pairs, undivided")
     del exact
     made = {way.device.backend: trial.make(model, way.device, precision="fp32") for way in ways[::-1]}
     tried = {way.name: _towers(made[way.device.backend], way.precision, batch) for way in ways}
-    works: dict[str, dict[str, tuple[Work, Device]]] = {name: {} for name in names}
+    works: dict[str, dict[str, tuple[Work, Device]]] = {name: {} for name in OF_MODEL}
     for way in ways:  # all of them before the first update
         try:
             errors = _model_errors(tried[way.name].numbers(), truth)
         except CANNOT as error:
-            errors = [{"fault": _first_line(error)} for _ in names]
-        for name, found in zip(names, errors, strict=True):
+            errors = [{"fault": _first_line(error)} for _ in OF_MODEL]
+        for name, found in zip(OF_MODEL, errors, strict=True):
             figures[name][way.name] = found
     del truth
     for way in ways:
         one = tried[way.name]
-        for name, work in zip(names, (one.image, one.text, one.step), strict=True):
+        for name, work in zip(OF_MODEL, (one.image, one.text, one.step), strict=True):
             if "fault" not in figures[name][way.name]:
                 work()  # moments of the optimizer and caches stay from here on
                 figures[name][way.name]["memory_bytes"] = _memory(work, way.device)
                 works[name][way.name] = (work, way.device)
-    for name in names:
+    for name in OF_MODEL:
         _time(works[name], figures[name], ways, rounds)
     return [
         {"name": name, "shape": f"{model}, {shape}", "ways": figures[name]}
-        for name, shape in zip(names, shapes, strict=True)
+        for name, shape in zip(OF_MODEL, shapes, strict=True)
     ]
 
 
